@@ -1,0 +1,373 @@
+"""The catalog: migrations, names, locks, and what SQLite says when it is damaged."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from embedcache.errors import (
+    StoreError,
+    StoreLockedError,
+    StoreReadOnlyError,
+    StoreVersionError,
+    UnknownNameError,
+)
+from embedcache.store import schema
+from embedcache.store.catalog import LOCK_TIMEOUT_S, Catalog
+from embedcache.store.records import DatasetRecord, RunRecord, ShardRecord
+from embedcache.store.store import FeatureStore, open_store
+from embedcache.view import FeatureView
+
+VIEW = FeatureView(module_digest="0" * 32, signature="__call__", tokenizer="module", dim=4)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.sqlite"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Iterator[Catalog]:
+    catalog = Catalog(path, lock_timeout_s=0.2)
+    catalog.create()
+    yield catalog
+    catalog.close()
+
+
+def _dataset(name: str, version: str, created_at: float = 0.0) -> DatasetRecord:
+    return DatasetRecord(name, version, 3, 2, [{"path": "a.txt"}], created_at)
+
+
+def _run(name: str) -> RunRecord:
+    return RunRecord(name, "sst2", "0" * 32, VIEW.fingerprint, {"accuracy": 0.5}, time.time())
+
+
+# Migrations
+
+
+def test_migrations_are_numbered_in_order(catalog: Catalog, path: Path) -> None:
+    with sqlite3.connect(path) as raw:
+        numbers = raw.execute("SELECT number FROM migrations ORDER BY number").fetchall()
+    raw.close()
+    assert [number for (number,) in numbers] == list(range(1, len(schema.MIGRATIONS) + 1))
+
+
+def test_making_a_catalog_twice_changes_nothing(catalog: Catalog, path: Path) -> None:
+    catalog.add_view(VIEW, "builtin:x")
+    before = path.read_bytes()
+    catalog.create()
+    Catalog(path).create()
+    assert path.read_bytes() == before
+    assert [record.handle for record in catalog.views()] == ["builtin:x"]
+
+
+def test_old_catalog_gets_what_it_lacks_when_the_store_is_opened(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add_notes(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE notes (words TEXT)"))
+
+    store.catalog.add_view(VIEW, "builtin:x")
+    store.close()
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add_notes))
+    for _ in range(2):
+        with open_store(store.path) as opened:
+            assert [record.handle for record in opened.catalog.views()] == ["builtin:x"]
+    raw = sqlite3.connect(store.layout.catalog)
+    assert raw.execute("SELECT count(*) FROM notes").fetchall() == [(0,)]
+    assert raw.execute("SELECT max(number) FROM migrations").fetchall() == [(2,)]
+    raw.close()
+
+
+def test_migration_that_fails_leaves_the_old_catalog(
+    catalog: Catalog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_halfway(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE notes (words TEXT)"))
+        connection.execute(text("no SQL at all"))
+
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, fail_halfway))
+    with pytest.raises(StoreError):
+        catalog.create()
+    raw = sqlite3.connect(path)
+    assert raw.execute("SELECT name FROM sqlite_master WHERE name = 'notes'").fetchall() == []
+    assert raw.execute("SELECT count(*) FROM migrations").fetchall() == [(1,)]
+    raw.close()
+
+
+def test_newer_catalog_asks_for_an_upgrade(store: FeatureStore) -> None:
+    raw = sqlite3.connect(store.layout.catalog)
+    with raw:
+        raw.execute("INSERT INTO migrations VALUES (2)")
+    raw.close()
+    for create in (True, False):
+        with pytest.raises(StoreVersionError, match=r"catalog version 2, .* up to 1; upgrade"):
+            open_store(store.path, create=create)
+
+
+def test_catalogs_made_at_once_are_one(path: Path) -> None:
+    catalogs = [Catalog(path) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Catalog.create, catalogs))
+    for catalog in catalogs:
+        catalog.check()
+        catalog.close()
+
+
+def test_lost_catalog_is_an_error_where_none_may_be_made(store: FeatureStore) -> None:
+    store.close()
+    store.layout.catalog.unlink()
+    with pytest.raises(StoreError, match="catalog is missing or empty; run the same"):
+        open_store(store.path, create=False)
+    open_store(store.path).close()
+
+
+# Writing
+
+
+def test_what_is_written_is_there_for_others_and_after_reopening(
+    catalog: Catalog, path: Path
+) -> None:
+    catalog.add_view(VIEW, "builtin:x")
+    catalog.add_shard(ShardRecord("d" * 32, VIEW.fingerprint, 3, 7, 4096))
+    catalog.add_dataset(_dataset("sst2", "a" * 32), view=VIEW.fingerprint, report={"texts": 3})
+    catalog.add_run(_run("run-1"))
+    catalog.add_module_facts("m" * 32, '{"dim": 4}')
+    catalog.add_module_digest("/module", "stamp", "m" * 32)
+    other = Catalog(path)
+    assert [record.view for record in other.views()] == [VIEW]
+    assert other.shards(VIEW.fingerprint) == [ShardRecord("d" * 32, VIEW.fingerprint, 3, 7, 4096)]
+    assert other.shards("f" * 32) == []
+    assert other.find_dataset("sst2").sources == [{"path": "a.txt"}]
+    assert other.newest_view_of("a" * 32) == VIEW.fingerprint
+    assert other.newest_view_of("b" * 32) is None
+    assert other.find_run("run-1").record == {"accuracy": 0.5}
+    assert other.module_facts("m" * 32) == '{"dim": 4}'
+    assert other.module_facts("n" * 32) is None
+    assert other.module_digest("/module", "stamp") == "m" * 32
+    assert other.module_digest("/module", "another stamp") is None
+    assert other.count() == {"datasets": 1, "runs": 1}
+    other.close()
+
+
+def test_every_commit_is_forced_with_the_folder(catalog: Catalog) -> None:
+    """EXTRA (3): with FULL, a power loss may bring back the journal that a commit deleted."""
+    with catalog._database.read() as connection:
+        assert connection.execute(text("PRAGMA synchronous")).scalar_one() == 3
+
+
+def test_adding_twice_renews_and_does_not_double(catalog: Catalog) -> None:
+    for handle in ("builtin:x", "/other/place"):
+        catalog.add_view(VIEW, handle)
+        catalog.add_shard(ShardRecord("d" * 32, VIEW.fingerprint, 3, 7, 4096))
+        catalog.add_dataset(_dataset("sst2", "a" * 32), view=VIEW.fingerprint, report={})
+        catalog.add_module_facts("m" * 32, handle)
+        catalog.add_module_digest("/module", handle, "m" * 32)
+    assert [record.handle for record in catalog.views()] == ["/other/place"]
+    assert (len(catalog.shards()), len(catalog.datasets())) == (1, 1)
+    assert catalog.module_facts("m" * 32) == "/other/place"
+    assert catalog.module_digest("/module", "/other/place") == "m" * 32
+
+
+def test_removed_shard_is_forgotten(catalog: Catalog) -> None:
+    catalog.add_shard(ShardRecord("d" * 32, VIEW.fingerprint, 3, 7, 4096))
+    catalog.remove_shard("d" * 32)
+    catalog.remove_shard("d" * 32)
+    assert catalog.shards() == []
+
+
+def test_dataset_is_registered_with_its_build_or_not_at_all(catalog: Catalog) -> None:
+    with pytest.raises(StoreError):
+        catalog.add_dataset(_dataset("sst2", "a" * 32), view=None, report={})  # type: ignore[arg-type]
+    assert catalog.datasets() == []
+
+
+# Names
+
+
+def test_view_is_found_by_the_beginning_of_its_fingerprint(catalog: Catalog) -> None:
+    others = [VIEW.with_changes(dim=dim) for dim in range(5, 40)]
+    for view in (VIEW, *others):
+        catalog.add_view(view, "builtin:x")
+    assert catalog.find_view(VIEW.fingerprint).view == VIEW
+    assert catalog.find_view(VIEW.fingerprint[:8]).view == VIEW
+    first = {view.fingerprint[0] for view in others if view.fingerprint[0] != "0"}
+    shared = next(
+        digit for digit in first if sum(v.fingerprint[0] == digit for v in (VIEW, *others)) > 1
+    )
+    with pytest.raises(UnknownNameError, match=f"several views begin with '{shared}'"):
+        catalog.find_view(shared)
+    with pytest.raises(UnknownNameError, match=r"no view 'zz'; there are: .*, …"):
+        catalog.find_view("zz")
+    with pytest.raises(UnknownNameError):
+        catalog.find_view("")
+
+
+def test_newest_version_of_a_dataset_is_found_or_the_one_that_is_named(catalog: Catalog) -> None:
+    versions = ("aa" + "0" * 30, "ab" + "0" * 30)
+    for version in versions:
+        catalog.add_dataset(_dataset("sst2", version), view=VIEW.fingerprint, report={})
+    catalog.add_dataset(_dataset("trec", "c" * 32), view=VIEW.fingerprint, report={})
+    catalog.add_dataset(_dataset("me@home", "d" * 32), view=VIEW.fingerprint, report={})
+    assert catalog.find_dataset("sst2").version == versions[1]
+    assert catalog.find_dataset("sst2@").version == versions[1]
+    assert catalog.find_dataset(f"sst2@{versions[0]}").version == versions[0]
+    assert catalog.find_dataset("sst2@aa").version == versions[0]
+    assert catalog.find_dataset("me@home").version == "d" * 32
+    assert catalog.find_dataset("me@home@dd").version == "d" * 32
+    assert catalog.find_dataset().name == "me@home"
+    with pytest.raises(UnknownNameError, match=r"several datasets begin with 'sst2@a'.*sst2@ab0"):
+        catalog.find_dataset("sst2@a")
+    with pytest.raises(UnknownNameError, match="no dataset 'sst2@f'; there are: sst2@aa0"):
+        catalog.find_dataset("sst2@f")
+    with pytest.raises(UnknownNameError, match="no dataset 'sst'; there are: me@home, sst2, trec"):
+        catalog.find_dataset("sst")
+
+
+def test_building_an_old_version_again_makes_it_the_newest(catalog: Catalog) -> None:
+    for version in ("a" * 32, "b" * 32, "a" * 32):
+        catalog.add_dataset(_dataset("sst2", version), view=VIEW.fingerprint, report={})
+    assert catalog.find_dataset("sst2").version == "a" * 32
+
+
+def test_run_is_found_by_its_beginning_or_as_the_last(catalog: Catalog) -> None:
+    for name in ("run-1", "run-10", "other"):
+        catalog.add_run(_run(name))
+    assert catalog.find_run("run-1").run == "run-1"
+    assert catalog.find_run("o").run == "other"
+    assert catalog.find_run("last").run == "other"
+    with pytest.raises(UnknownNameError, match="several runs begin with 'run'"):
+        catalog.find_run("run")
+    with pytest.raises(UnknownNameError, match="no run 'x'; there are: run-1, run-10, other"):
+        catalog.find_run("x")
+
+
+@pytest.mark.parametrize(
+    ("what", "maker"), [("view", "build"), ("dataset", "build"), ("run", "train")]
+)
+def test_empty_store_says_what_makes_one(catalog: Catalog, what: str, maker: str) -> None:
+    find = getattr(catalog, f"find_{what}")
+    for name in ("x", "last"):
+        with pytest.raises(UnknownNameError, match=f"no {what} '{name}'.*`embedcache {maker}`"):
+            find(name)
+
+
+# Trouble
+
+
+def test_locked_catalog_is_told_with_the_time_that_was_waited(catalog: Catalog, path: Path) -> None:
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    uses: list[Callable[[], Any]] = [lambda: catalog.add_view(VIEW, "x"), catalog.views]
+    for use in uses:
+        started = time.monotonic()
+        with pytest.raises(StoreLockedError, match=r"held the catalog for 0\.2 s") as caught:
+            use()
+        assert 0.15 < time.monotonic() - started < LOCK_TIMEOUT_S / 2
+        assert "\n" not in str(caught.value)
+    # The connection itself cannot be made now: SQLite's own error, past SQLAlchemy.
+    fresh = Catalog(path, lock_timeout_s=0.0)
+    with pytest.raises(StoreLockedError):
+        fresh.views()
+    fresh.close()
+    holder.execute("ROLLBACK")
+    holder.close()
+    catalog.add_view(VIEW, "x")
+
+
+def test_writer_waits_for_another_one(catalog: Catalog, path: Path) -> None:
+    patient = Catalog(path, lock_timeout_s=30)
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(patient.add_view, VIEW, "x")
+        assert catalog.views() == [], "readers do not wait for a writer"
+        holder.execute("COMMIT")
+        waiting.result()
+    holder.close()
+    patient.close()
+    assert len(catalog.views()) == 1
+
+
+@pytest.mark.parametrize("content", [b"no database" * 500, b"SQLite format 3\0" + bytes(5000)])
+def test_damaged_catalog_is_one_line(store: FeatureStore, content: bytes) -> None:
+    store.close()
+    store.layout.catalog.write_bytes(content)
+    for create in (True, False):
+        with pytest.raises(StoreError, match=r"catalog\.sqlite: the catalog") as caught:
+            open_store(store.path, create=create)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [100, 4096, 9000])
+def test_truncated_catalog_is_one_line(store: FeatureStore, size: int) -> None:
+    store.catalog.add_view(VIEW, "builtin:x")
+    store.close()
+    content = store.layout.catalog.read_bytes()
+    store.layout.catalog.write_bytes(content[:size])
+    with pytest.raises(StoreError) as caught:
+        open_store(store.path).catalog.views()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["views", "datasets", "runs"])
+def test_row_that_is_no_json_is_one_line(catalog: Catalog, path: Path, table: str) -> None:
+    catalog.add_view(VIEW, "builtin:x")
+    catalog.add_dataset(_dataset("sst2", "a" * 32), view=VIEW.fingerprint, report={})
+    catalog.add_run(_run("run-1"))
+    column = {"views": "view_json", "datasets": "sources_json", "runs": "record_json"}[table]
+    raw = sqlite3.connect(path)
+    with raw:
+        raw.execute(f"UPDATE {table} SET {column} = '{{'")
+    raw.close()
+    with pytest.raises(StoreError, match="the catalog cannot be used") as caught:
+        getattr(catalog, table)()
+    assert "\n" not in str(caught.value)
+
+
+def test_view_of_a_newer_embedcache_asks_for_an_upgrade(catalog: Catalog, path: Path) -> None:
+    catalog.add_view(VIEW, "builtin:x")
+    raw = sqlite3.connect(path)
+    with raw:
+        raw.execute(
+            "UPDATE views SET view_json = replace(view_json, '\"schema\":1', '\"schema\":9')"
+        )
+    raw.close()
+    with pytest.raises(StoreVersionError, match=r"catalog\.sqlite: view schema 9"):
+        catalog.views()
+
+
+def test_catalog_that_cannot_be_made_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoreError, match="No such file"):
+        Catalog(tmp_path / "nothing" / "catalog.sqlite").create()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreReadOnlyError, match="Permission denied"):
+        Catalog(tmp_path / "catalog.sqlite").create()
+
+
+def test_threads_use_one_catalog(catalog: Catalog, programs: ModuleType) -> None:
+    patient = Catalog(catalog._path)
+
+    def add(number: int) -> int:
+        patient.add_shard(ShardRecord(f"{number:032x}", VIEW.fingerprint, 1, 1, 1))
+        return len(patient.shards())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(add, range(20))) == 20
+    patient.close()

@@ -1,0 +1,73 @@
+"""Damaged shards: whatever happens to the bytes, no wrong vector and no crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from embedcache.errors import CorruptShardError
+from embedcache.store.store import FeatureStore
+
+NAMES = ("dense.h5", "dictionary.h5")
+SEED = 20_251_122
+NUM_SCRIBBLES = 300
+NUM_CUTS = 50
+
+Run = Callable[..., str]
+
+
+def test_one_flipped_bit_in_any_byte_is_refused(golden: Path, tmp_path: Path, run: Run) -> None:
+    def flip(name: str) -> dict[str, int]:
+        folder = tmp_path / name
+        folder.mkdir()
+        outcomes: dict[str, int] = json.loads(run("flip", golden / name, folder, SEED))
+        return outcomes
+
+    with ThreadPoolExecutor(2) as pool:
+        for name, outcomes in zip(NAMES, pool.map(flip, NAMES), strict=True):
+            assert outcomes == {"refused": (golden / name).stat().st_size}
+
+
+def test_flips_are_seen_as_wrong_vectors_when_the_checksums_are_not_compared(
+    golden: Path, tmp_path: Path, run: Run
+) -> None:
+    # The harness itself: with this bug seeded, the test above must fail.
+    outcomes = json.loads(run("flip", golden / "dense.h5", tmp_path, SEED, 3, "no-checksums"))
+    assert outcomes["wrong"] > 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_overwritten_ranges_are_refused_or_harmless(
+    golden: Path, tmp_path: Path, run: Run, name: str
+) -> None:
+    outcomes = json.loads(run("scribble", golden / name, tmp_path, SEED, NUM_SCRIBBLES))
+    assert set(outcomes) <= {"refused", "harmless"}
+    assert outcomes["refused"] > 0.9 * NUM_SCRIBBLES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shard_cut_short_at_any_length_is_refused(
+    golden: Path, tmp_path: Path, run: Run, name: str
+) -> None:
+    assert json.loads(run("cut", golden / name, tmp_path, NUM_CUTS)) == {"refused": NUM_CUTS}
+
+
+def test_shard_swapped_with_another_views_is_refused(store: FeatureStore, programs: object) -> None:
+    view = programs.VIEW  # type: ignore[attr-defined]
+    other = view.with_changes(max_tokens=7)
+    for one in (view, other):
+        programs.put(store, ["a", "b"], view=one)  # type: ignore[attr-defined]
+    paths = [
+        store.layout.shard_path(record.view, record.digest) for record in store.catalog.shards()
+    ]
+    images = [path.read_bytes() for path in paths]
+    for path, image in zip(paths, reversed(images), strict=True):
+        path.write_bytes(image)
+    store.close()
+    for one in (view, other):
+        with pytest.raises(CorruptShardError, match="belongs to another view"):
+            store.get(one, ["a"])

@@ -1,0 +1,612 @@
+"""The store as a dict of text → matrix, and the writer that fills it."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import embedcache.store.reader as reader_module
+import embedcache.store.writer as writer_module
+from embedcache.errors import (
+    CorpusError,
+    CorruptShardError,
+    EncodingError,
+    KeyNotFoundError,
+    UnknownNameError,
+)
+from embedcache.keys import keys_of_texts
+from embedcache.store.catalog import Catalog
+from embedcache.store.codec import BadRowError, to_storage
+from embedcache.store.maintain import verify_store
+from embedcache.store.reader import FeatureRefs, ViewReader
+from embedcache.store.records import DatasetRecord
+from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.writer import WriterLimits
+from embedcache.view import FeatureView
+
+NUM_EXAMPLES = 12
+
+
+def _add(writer: Any, texts: list[str], lengths: list[int], values: Any) -> None:
+    writer.add_values(
+        keys_of_texts(texts),
+        np.array(lengths, np.int64),
+        np.zeros(len(texts), np.bool_),
+        values=values,
+    )
+
+
+# Reading what was written
+
+
+def test_features_come_in_the_order_asked_with_repetitions(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    texts = [str(number) for number in range(200)]
+    programs.put(store, texts)
+    asked = ["7", "199", "7", "0", "42", "7"]
+    programs.assert_served(store, asked)
+    programs.assert_served(store, texts[::-1])
+    assert store.get(programs.VIEW, []).values.shape == (0, 4)
+    assert store.contains(programs.VIEW, ["7", "x", "7"]).tolist() == [True, False, True]
+
+
+def test_returned_arrays_are_the_callers(store: FeatureStore, programs: ModuleType) -> None:
+    programs.put(store, ["a", "b", "c"])
+    features = store.get(programs.VIEW, ["a", "b", "c"])
+    assert features.values.dtype == np.float16
+    features.values[:] = 99
+    programs.assert_served(store, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("encoding", ["dense", "dictionary"])
+def test_texts_without_tokens_are_served(
+    store: FeatureStore, programs: ModuleType, encoding: str
+) -> None:
+    texts = [str(number) for number in range(60)]
+    empty = [text for text in texts if len(programs.matrix_of(text)) == 0]
+    assert empty
+    programs.put(store, texts, encoding=encoding)
+    programs.put(store, [text + "!" for text in empty[:1]], encoding=encoding)
+    programs.assert_served(store, empty)
+    programs.assert_served(store, [empty[0] + "!", *texts])
+
+
+def test_shard_of_texts_without_any_token_is_served(store: FeatureStore) -> None:
+    view = FeatureView(module_digest="", signature="", tokenizer="module", dim=3)
+    store.catalog.add_view(view, "x")
+    writer = store.writer(view)
+    _add(writer, ["", " "], [0, 0], np.zeros((0, 3), np.float16))
+    writer.flush()
+    with open_store(store.path) as again:
+        assert again.get(view, [" ", "", " "]).values.shape == (0, 3)
+
+
+def test_view_of_one_token_and_one_number(store: FeatureStore) -> None:
+    view = FeatureView(
+        module_digest="", signature="", tokenizer="module", dim=1, max_tokens=1, dtype="float32"
+    )
+    store.catalog.add_view(view, "x")
+    writer = store.writer(view)
+    _add(writer, ["a", "b"], [1, 1], np.array([[1.5], [2.5]], np.float32))
+    writer.flush()
+    features = store.get(view, ["b", "a"])
+    assert features.values.tolist() == [[2.5], [1.5]]
+    assert features.values.dtype == np.float32
+
+
+def test_miss_names_the_first_text_by_its_place_and_what_computes_it(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    programs.put(store, ["a", "b"])
+    with pytest.raises(KeyNotFoundError) as caught:
+        store.get(programs.VIEW, ["a", "secret", "b", "another"])
+    message = str(caught.value)
+    assert message.startswith("2 of 4 texts have no features under view ")
+    assert programs.VIEW.fingerprint[:12] in message
+    assert "text 2" in message
+    assert "`embedcache build`" in message
+    assert "secret" not in message, "nothing of a text in messages"
+    assert "\n" not in message
+    with pytest.raises(KeyError):
+        store.get(programs.VIEW, ["secret"])
+
+
+def test_view_is_named_by_itself_its_fingerprint_or_its_record(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    programs.put(store, ["a"])
+    expected = programs.matrix_of("a")
+    fingerprint = programs.VIEW.fingerprint
+    for view in (programs.VIEW, fingerprint, fingerprint[:6]):
+        np.testing.assert_array_equal(store.get(view, ["a"])[0], expected)
+    assert store.reader(store.catalog.find_view(fingerprint)).view == programs.VIEW
+    with pytest.raises(UnknownNameError, match="no view 'nothing'"):
+        store.get("nothing", ["a"])
+
+
+def test_text_that_is_no_unicode_is_refused(store: FeatureStore, programs: ModuleType) -> None:
+    programs.put(store, ["a"])
+    with pytest.raises(CorpusError, match="lone surrogate"):
+        store.get(programs.VIEW, ["a", "\ud800"])
+
+
+def test_views_stand_side_by_side(store: FeatureStore, programs: ModuleType) -> None:
+    wide = programs.VIEW.with_changes(dim=7)
+    programs.put(store, ["a", "b"])
+    programs.put(store, ["b", "c"], view=wide)
+    programs.assert_served(store, ["a", "b"])
+    programs.assert_served(store, ["c", "b"], wide)
+    assert store.contains(wide, ["a", "b", "c"]).tolist() == [False, True, True]
+    assert store.contains(programs.VIEW, ["a", "b", "c"]).tolist() == [True, True, False]
+    stats = store.stats()
+    assert [(view["texts"], view["shards"]) for view in stats["views"]] == [(2, 1), (2, 1)]
+    sizes = [path.stat().st_size for path in store.layout.shards.glob("*/*.h5")]
+    assert stats["bytes"] == sum(sizes)
+    assert (stats["path"], stats["datasets"], stats["runs"]) == (str(store.path), 0, 0)
+
+
+def test_unknown_view_has_no_features(store: FeatureStore, programs: ModuleType) -> None:
+    assert store.contains(programs.VIEW, ["a"]).tolist() == [False]
+    with pytest.raises(KeyNotFoundError):
+        store.get(programs.VIEW, ["a"])
+
+
+def test_same_text_in_two_shards_is_served_from_either(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    """Two builders that meet the same new text both embed it."""
+    programs.put(store, ["a", "b"])
+    programs.put(store, ["b", "c"], encoding="dictionary")
+    programs.assert_served(store, ["a", "b", "c"])
+    store.reader(programs.VIEW).save_index()
+    with open_store(store.path) as again:
+        programs.assert_served(again, ["c", "b", "a", "b"])
+        assert again.stats()["views"][0]["texts"] == 4
+
+
+def test_shards_of_other_writers_are_seen_at_the_next_use(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    programs.put(store, ["a"])
+    with open_store(store.path) as other:
+        programs.assert_served(other, ["a"])
+        programs.put(store, ["b"])
+        programs.assert_served(other, ["a", "b"])
+        programs.put(other, ["c"])
+        programs.assert_served(store, ["c"])
+
+
+@settings(
+    max_examples=NUM_EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["dense", "dictionary", "reopen", "save", "lose index"]),
+            st.lists(
+                st.sampled_from([f"t{number}" for number in range(25)]), unique=True, max_size=8
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_store_behaves_as_a_dict(
+    tmp_path_factory: pytest.TempPathFactory,
+    programs: ModuleType,
+    steps: list[tuple[str, list[str]]],
+) -> None:
+    store = open_store(tmp_path_factory.mktemp("dict") / "store")
+    known: set[str] = set()
+    everything = [f"t{number}" for number in range(25)]
+    for step, texts in steps:
+        if step in ("dense", "dictionary"):
+            programs.put(store, texts, encoding=step)
+            known |= set(texts)
+        elif step == "reopen":
+            store.close()
+            store = open_store(store.path)
+        elif step == "save":
+            store.reader(programs.VIEW).save_index()
+        else:
+            store.layout.index_path(programs.VIEW.fingerprint).unlink(missing_ok=True)
+        present = store.contains(programs.VIEW, everything)
+        assert {
+            text for text, is_there in zip(everything, present, strict=True) if is_there
+        } == known
+        programs.assert_served(store, sorted(known))
+    store.close()
+
+
+def test_many_texts_are_put_in_key_order_some_at_a_time(
+    store: FeatureStore, programs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_REORDER_TEXTS", 7)
+    texts = [str(number) for number in range(100)]
+    programs.put(store, texts[:50])
+    programs.put(store, texts[50:], encoding="dictionary")
+    programs.assert_served(store, texts)
+
+
+# Acknowledging
+
+
+def test_what_was_not_flushed_is_not_there(store: FeatureStore, programs: ModuleType) -> None:
+    programs.put(store, ["a"])
+    writer = store.writer(programs.VIEW)
+    programs.add_texts(writer, ["b", "c"])
+    assert writer.pending == {bytes(key) for key in keys_of_texts(["b", "c"])}
+    assert not store.contains(programs.VIEW, ["b", "c"]).any()
+    with open_store(store.path) as again:
+        assert again.contains(programs.VIEW, ["a", "b", "c"]).tolist() == [True, False, False]
+    assert list(store.layout.tmp.iterdir()) == []
+
+
+def test_flush_acknowledges(store: FeatureStore, programs: ModuleType) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW)
+    writer.flush()
+    assert writer.published == []
+    for texts in (["a", "b"], ["c"]):
+        programs.add_texts(writer, texts)
+        writer.flush()
+        assert writer.pending == set()
+        programs.assert_served(store, texts)
+        with open_store(store.path) as again:
+            programs.assert_served(again, texts)
+    assert [record.num_texts for record in writer.published] == [2, 1]
+    assert writer.published == store.catalog.shards()
+    for record in writer.published:
+        path = store.layout.shard_path(record.view, record.digest)
+        assert record.num_bytes == path.stat().st_size
+    assert verify_store(store).is_well
+
+
+def test_flag_of_a_cut_text_is_kept(store: FeatureStore, programs: ModuleType) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW)
+    texts = ["a", "b", "c"]
+    writer.add_values(
+        keys_of_texts(texts),
+        np.ones(3, np.int64),
+        np.array([True, False, True]),
+        values=np.ones((3, 4), np.float16),
+    )
+    writer.flush()
+    refs, _ = store.locate(programs.VIEW, ["c", "b", "a"])
+    assert refs.truncated.tolist() == [True, False, True]
+
+
+def test_shard_is_due_by_bytes_by_texts_and_by_age(
+    store: FeatureStore, programs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for limits in (
+        WriterLimits(max_shard_bytes=100),
+        WriterLimits(max_texts=3),
+        WriterLimits(max_age_s=5),
+    ):
+        writer = store.writer(programs.VIEW, limits=limits)
+        assert not writer.is_due
+        _add(writer, ["a", "b"], [5, 5], np.zeros((10, 4), np.float16))
+        assert not writer.is_due
+        now += 4.9
+        assert not writer.is_due
+        _add(writer, ["c"], [5], np.zeros((5, 4), np.float16))
+        now += 0.2
+        assert writer.is_due
+        writer.flush()
+        assert not writer.is_due
+    with pytest.raises(ValueError, match="encoding must be auto or dense or dictionary"):
+        WriterLimits(encoding="zip")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "num_distinct", "expected"),
+    [
+        ("dense", 2, {"values"}),
+        ("dictionary", 40, {"codes", "dictionary"}),
+        ("auto", 2, {"codes", "dictionary"}),
+        ("auto", 40, {"values"}),
+    ],
+)
+def test_rows_of_a_table_are_laid_out_as_asked_or_the_smaller_way(
+    store: FeatureStore, programs: ModuleType, encoding: str, num_distinct: int, expected: set[str]
+) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW, limits=WriterLimits(encoding=encoding))
+    table = np.arange(400, dtype=np.float16).reshape(100, 4)
+    codes = (np.arange(40) % num_distinct * 2 + 1).astype(np.uint32)
+    for half in (0, 20):
+        # The table grows between calls; what stands in it stays.
+        writer.add_codes(
+            keys_of_texts([str(half), str(half + 1)]),
+            np.array([20, 0]),
+            np.zeros(2, np.bool_),
+            codes=codes[half : half + 20],
+            table=table if half else table[:99],
+        )
+    writer.flush()
+    assert set(store.reader(programs.VIEW)._shard(0)._arrays) == {
+        "keys", "row_splits", "flags", *expected
+    }  # fmt: skip
+    for half in (0, 20):
+        np.testing.assert_array_equal(
+            store.get(programs.VIEW, [str(half)])[0], table[codes[half : half + 20]]
+        )
+
+
+UNFIT: dict[str, dict[str, Any]] = {
+    "too few rows": {"values": np.zeros((2, 4), np.float16)},
+    "too many rows": {"values": np.zeros((4, 4), np.float16)},
+    "another width": {"values": np.zeros((3, 5), np.float16)},
+    "another dtype": {"values": np.zeros((3, 4), np.float32)},
+    "one axis": {"values": np.zeros(12, np.float16)},
+    "negative length": {"lengths": [4, -1]},
+    "too few lengths": {"lengths": [3]},
+    "a key twice": {"texts": ["a", "a"]},
+    "a pending key": {"texts": ["a", "pending"]},
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_would_make_an_unreadable_shard_is_refused_before_it_is_taken(
+    store: FeatureStore, programs: ModuleType, case: str
+) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW)
+    _add(writer, ["pending"], [1], np.ones((1, 4), np.float16))
+    arguments: dict[str, Any] = {
+        "texts": ["a", "b"],
+        "lengths": [1, 2],
+        "values": np.zeros((3, 4), np.float16),
+    }
+    with pytest.raises(EncodingError) as caught:
+        _add(writer, **(arguments | UNFIT[case]))
+    assert "\n" not in str(caught.value)
+    _add(writer, **arguments)
+    writer.flush()
+    assert store.contains(programs.VIEW, ["a", "b", "pending"]).all()
+    assert verify_store(store).rows == 3
+
+
+@pytest.mark.parametrize(
+    ("codes", "table"),
+    [
+        (np.array([0, 3], np.uint32), np.zeros((3, 4), np.float16)),
+        (np.array([0, 0], np.uint32), np.zeros((0, 4), np.float16)),
+        (np.array([0, 1], np.int64), np.zeros((3, 4), np.float16)),
+        (np.array([[0], [1]], np.uint32), np.zeros((3, 4), np.float16)),
+        (np.array([0, 1], np.uint32), np.zeros((3, 4), np.float64)),
+        (np.array([0], np.uint32), np.zeros((3, 4), np.float16)),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(
+    store: FeatureStore, programs: ModuleType, codes: Any, table: Any
+) -> None:
+    writer = store.writer(programs.VIEW)
+    with pytest.raises(EncodingError):
+        writer.add_codes(
+            keys_of_texts(["a"]), np.array([2]), np.zeros(1, np.bool_), codes=codes, table=table
+        )
+    assert writer.pending == set()
+
+
+def test_one_shard_does_not_mix_codes_and_values(store: FeatureStore, programs: ModuleType) -> None:
+    writer = store.writer(programs.VIEW)
+    table = np.ones((1, 4), np.float16)
+
+    def add_codes(text: str) -> None:
+        codes = np.zeros(1, np.uint32)
+        cut = np.zeros(1, np.bool_)
+        writer.add_codes(keys_of_texts([text]), np.array([1]), cut, codes=codes, table=table)
+
+    _add(writer, ["a"], [1], table)
+    with pytest.raises(EncodingError, match="not both"):
+        add_codes("b")
+    writer.flush()
+    add_codes("b")
+    with pytest.raises(EncodingError, match="not both"):
+        _add(writer, ["c"], [1], table)
+    writer.flush()
+    assert store.contains(programs.VIEW, ["a", "b", "c"]).tolist() == [True, True, False]
+
+
+def test_catalog_that_is_locked_acknowledges_nothing(
+    store: FeatureStore, programs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs.put(store, ["a"])
+    writer = store.writer(programs.VIEW)
+    programs.add_texts(writer, ["b"])
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(Catalog, "add_shard", fail)
+        with pytest.raises(KeyboardInterrupt):
+            writer.flush()
+    assert not store.contains(programs.VIEW, ["b"]).any()
+    assert len(verify_store(store).orphans) == 1
+    writer.flush()
+    programs.assert_served(store, ["a", "b"])
+    assert verify_store(store).orphans == [], "the same bytes have the same name"
+
+
+# Storage dtypes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_storable_rows_are_rounded_to_nearest(dtype: str) -> None:
+    rows = np.array([[1.0, 65504.0], [0.1, -1e-9]], np.float32)
+    stored = to_storage(rows, dtype)
+    assert stored.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(stored, rows.astype(dtype))
+    assert to_storage(np.zeros((0, 3), np.float32), dtype).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "reason"),
+    [
+        (np.nan, "float32", "NaN or infinity"),
+        (np.inf, "float32", "NaN or infinity"),
+        (-np.inf, "float16", "NaN or infinity"),
+        (1e5, "float16", "100000 is too large for float16; use --dtype float32"),
+        (-65520.0, "float16", "65520 is too large for float16"),
+    ],
+)
+def test_row_that_cannot_be_stored_is_named(value: float, dtype: str, reason: str) -> None:
+    rows = np.ones((4, 3), np.float32)
+    rows[2, 1] = value
+    with pytest.raises(BadRowError, match=reason) as caught:
+        to_storage(rows, dtype)
+    assert caught.value.row == 2
+
+
+# Many shards, many threads
+
+
+def _many_shards(store: FeatureStore, programs: ModuleType, count: int) -> list[str]:
+    for number in range(count):
+        programs.put(store, [f"{number}-{text}" for text in range(3)])
+    return [f"{number}-{text}" for text in range(3) for number in range(count)]
+
+
+def test_open_shards_are_bounded_and_the_least_recently_used_is_closed(
+    store: FeatureStore, programs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = _many_shards(store, programs, 12)
+    monkeypatch.setattr(reader_module, "_max_open_shards", lambda: 4)
+    with open_store(store.path) as again:
+        reader = again.reader(programs.VIEW)
+        programs.assert_served(again, texts)
+        assert len(reader._shards) == 4
+        numbers = list(reader._shards)
+        reader._shard(numbers[0])
+        reader._shard(next(number for number in range(12) if number not in numbers))
+        assert numbers[0] in reader._shards
+        assert numbers[1] not in reader._shards
+
+
+def test_limit_of_open_shards_follows_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, expected in ((1024, 512), (10, 8), (resource.RLIM_INFINITY, 1 << 16)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _kind, limit=limit: (limit, limit))
+        assert reader_module._max_open_shards() == expected
+
+
+def test_threads_read_one_store_at_once(store: FeatureStore, programs: ModuleType) -> None:
+    texts = _many_shards(store, programs, 8)
+    with open_store(store.path) as again:
+        barrier = threading.Barrier(4)
+
+        def read(seed: int) -> None:
+            order = np.random.default_rng(seed).permutation(len(texts))
+            barrier.wait()
+            for start in range(0, len(texts), 6):
+                programs.assert_served(again, [texts[place] for place in order[start : start + 6]])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(4)))
+
+
+def test_threads_meet_new_shards_at_once(store: FeatureStore, programs: ModuleType) -> None:
+    """Each thread's reader finds other shards to cover; none may get another's number."""
+    with open_store(store.path) as again:
+        for round_ in range(4):
+            texts = [f"{round_}-{number}" for number in range(6)]
+            for text in texts:
+                programs.put(store, [text])
+            barrier = threading.Barrier(3)
+
+            def read(
+                _seed: int, texts: list[str] = texts, barrier: threading.Barrier = barrier
+            ) -> None:
+                barrier.wait()
+                programs.assert_served(again, texts)
+
+            with ThreadPoolExecutor(3) as pool:
+                list(pool.map(read, range(3)))
+
+
+def test_places_stay_good_when_the_index_is_made_anew(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    """A stream holds places for hours; another shard's removal renumbers the index."""
+    texts = ["aa", "bb", "cc", "dd"]
+    for text in texts:
+        programs.put(store, [text])
+    lengths = {len(programs.matrix_of(text)) for text in texts}
+    with open_store(store.path) as reading:
+        refs, reader = reading.locate(programs.VIEW, texts)
+        first = store.catalog.shards()[0]
+        store.catalog.remove_shard(first.digest)
+        gone = next(text for text in texts if not store.contains(programs.VIEW, [text]).all())
+        kept = [text for text in texts if text != gone]
+        programs.assert_served(reading, kept)
+        features = reader.gather(refs)
+        for text, matrix in zip(texts, features, strict=True):
+            np.testing.assert_array_equal(matrix, programs.matrix_of(text))
+    assert lengths
+
+
+def test_padded_batch_has_zeros_after_each_text(store: FeatureStore, programs: ModuleType) -> None:
+    texts = _many_shards(store, programs, 3)
+    refs, reader = store.locate(programs.VIEW, texts)
+    out = np.full((len(texts), 8, 4), 77, np.float16)
+    reader.gather_padded(refs, out)
+    for text, rows in zip(texts, out, strict=True):
+        expected = programs.matrix_of(text)
+        np.testing.assert_array_equal(rows[: len(expected)], expected)
+        assert not rows[len(expected) :].any()
+
+
+def test_missing_texts_have_no_rows(store: FeatureStore, programs: ModuleType) -> None:
+    programs.put(store, ["a"])
+    reader: ViewReader = store.reader(programs.VIEW)
+    refs: FeatureRefs = reader.locate(keys_of_texts(["x", "a", "y"]))
+    assert refs.shards.tolist() == [-1, 0, -1]
+    assert refs.lengths.tolist()[::2] == [0, 0]
+    assert len(refs.take(np.array([1]))) == 1
+    assert len(reader.gather(refs)) == 3
+
+
+def test_damaged_shard_does_not_keep_the_others_from_being_served(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    programs.put(store, ["a", "b"])
+    programs.put(store, ["c", "d", "e", "f"])
+    record = store.catalog.shards()[1]
+    path = store.layout.shard_path(record.view, record.digest)
+    store.reader(programs.VIEW).save_index()
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with open_store(store.path) as again:
+        programs.assert_served(again, ["a", "b"])
+        with pytest.raises(CorruptShardError, match=f"{record.digest}.*verify --fix"):
+            again.get(programs.VIEW, ["a", "c", "d", "e", "f"])
+
+
+def test_newest_view_is_the_one_last_built(store: FeatureStore, programs: ModuleType) -> None:
+    with pytest.raises(UnknownNameError, match="holds no features yet"):
+        store.newest_view()
+    other = programs.VIEW.with_changes(max_tokens=3)
+    programs.put(store, ["a"])
+    programs.put(store, ["a"], view=other)
+    assert store.newest_view() == other.fingerprint
+    record = DatasetRecord("name", "0" * 32, 1, 1, [], 0.0)
+    store.catalog.add_dataset(record, view=programs.VIEW.fingerprint, report={})
+    assert store.newest_view() == programs.VIEW.fingerprint
