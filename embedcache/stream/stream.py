@@ -1,0 +1,198 @@
+"""FeatureStream: a dataset's features as shuffled, padded batches."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcache.errors import KeyNotFoundError, UnknownNameError
+from embedcache.keys import Keys
+from embedcache.store.dataset import Dataset
+from embedcache.store.reader import FeatureRefs
+from embedcache.store.records import ViewRecord
+from embedcache.store.store import FeatureStore
+
+LENGTH_STEP = 8
+"""Batches are padded to a multiple of this: few shapes for the backend to compile, and on
+SST-2 at batch 64 about 4 % more rows than padding to the longest text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B texts, padded to one length.
+
+    Attributes:
+        values: Shape (B, L, dim), of the view's storage dtype; zeros from each text's
+            length on. L is a multiple of 8.
+        lengths: Tokens of each text, (B,) int32.
+        labels: Class of each text, (B,) int32, a place in `FeatureStream.label_names`;
+            -1 where the text has none.
+        keys: Key of each text, (B, 16) uint8.
+    """
+
+    values: NDArray[Any]
+    lengths: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    keys: Keys
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class FeatureStream:
+    """Batches of a dataset's features, read from the shards as they are needed.
+
+    Iterating gives one epoch after the other's order: ``stream.epoch(3)`` gives the fourth
+    epoch's batches, the same ones each time for the same seed. A batch's arrays belong to
+    whoever took it.
+
+    Args:
+        store: An open store.
+        dataset: Name, ``NAME@VERSION``, or a loaded dataset; None is the newest.
+        view: Fingerprint or its beginning; None: the view the dataset was last built under.
+        split: Only this split's documents; None: all.
+        rows: Only these documents, by position in the dataset; instead of ``split``.
+        batch_size: Texts in a batch; the last of an epoch may have fewer.
+        shuffle: Whether each epoch has an order of its own; else corpus order.
+        seed: What the orders depend on, with the epoch's number.
+
+    Raises:
+        UnknownNameError: if there is no such dataset, view or split.
+        KeyNotFoundError: if the view lacks some of the texts; says how many, and the
+            command that mends it.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        dataset: str | Dataset | None = None,
+        *,
+        view: str | None = None,
+        split: str | None = None,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1: got {batch_size}")
+        loaded = dataset if isinstance(dataset, Dataset) else store.load_dataset(dataset)
+        self._view = store.view_of_dataset(loaded, view)
+        self._reader = store.reader(self._view)
+        if rows is None:
+            rows = _rows_of_split(loaded, split)
+        self.label_names = loaded.label_names
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self._keys = loaded.keys[rows]
+        self._labels = loaded.first_labels(rows)
+        self._refs: FeatureRefs = self._reader.locate(self._keys)
+        missing = int(np.count_nonzero(self._refs.shards < 0))
+        if missing:
+            raise KeyNotFoundError(
+                f"view {self._view.fingerprint[:12]} lacks {missing} of {len(rows)} texts of"
+                f" dataset {loaded.name!r}; compute them with"
+                f" `{_build_command(loaded.name, self._view)}`"
+            )
+
+    @property
+    def view(self) -> str:
+        """The fingerprint of the view."""
+        return self._view.fingerprint
+
+    @property
+    def dim(self) -> int:
+        """The embedding width."""
+        return self._view.view.dim
+
+    @property
+    def dtype(self) -> str:
+        """The storage dtype of the values."""
+        return self._view.view.dtype
+
+    @property
+    def num_texts(self) -> int:
+        """Texts in an epoch."""
+        return len(self._refs)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.num_texts // self.batch_size)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text."""
+        return int(self._refs.lengths.max(initial=0))
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Class of each text in the stream's own, unshuffled order, (n,) int32."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Raises:
+            CorruptShardError: if bytes that are needed are not what was written.
+        """
+        for rows in self._batch_rows(self.order(number)):
+            yield self._load(rows)
+
+    def order(self, number: int) -> NDArray[np.int64]:
+        """The order of an epoch: positions in the stream, (n,) int64."""
+        if not self.shuffle:
+            return np.arange(self.num_texts, dtype=np.int64)
+        return np.random.default_rng((self.seed, number)).permutation(self.num_texts)
+
+    def _batch_rows(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def _load(self, rows: NDArray[np.int64]) -> Batch:
+        refs = self._refs.take(rows)
+        length = padded_length(int(refs.lengths.max(initial=0)))
+        values = np.empty((len(rows), length, self.dim), self.dtype)
+        self._reader.gather_padded(refs, values)
+        return Batch(values, refs.lengths.astype(np.int32), self._labels[rows], self._keys[rows])
+
+
+def padded_length(num_tokens: int) -> int:
+    """The length that a batch whose longest text has so many tokens is padded to."""
+    return max(LENGTH_STEP, -(-num_tokens // LENGTH_STEP) * LENGTH_STEP)
+
+
+def _rows_of_split(dataset: Dataset, split: str | None) -> NDArray[np.int64]:
+    rows = dataset.rows_of_split(split)
+    if split is not None and split not in dataset.split_names:
+        names = ", ".join(name for name in dataset.split_names if name) or "none"
+        raise UnknownNameError(
+            f"dataset {dataset.name!r} has no split {split!r}; its splits: {names}"
+        )
+    return rows
+
+
+def _build_command(dataset: str, record: ViewRecord) -> str:
+    """The command that computes what a view lacks of a dataset, as a shell takes it."""
+    view = record.view
+    options = {
+        "--module": record.handle,
+        "--dataset": dataset,
+        "--max-tokens": str(view.max_tokens),
+        "--overflow": view.overflow,
+        "--dtype": view.dtype,
+    }
+    words = [word for option in options.items() for word in option]
+    return f"embedcache build CORPUS {shlex.join(words)}"

@@ -1,0 +1,284 @@
+"""FeatureStream: whole epochs, reproducible order, padding, and what it refuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedcache.errors import CorruptShardError, KeyNotFoundError, UnknownNameError
+from embedcache.keys import keys_of_texts
+from embedcache.store.dataset import DatasetWriter
+from embedcache.store.records import DatasetRecord
+from embedcache.store.store import FeatureStore
+from embedcache.stream import FeatureStream
+from embedcache.stream.stream import Batch, padded_length
+
+NUM_TEXTS = 90
+TEXTS = [f"text {number}" for number in range(NUM_TEXTS)]
+LABELS = [("b",) if number % 3 else ("a", "b") for number in range(NUM_TEXTS - 5)] + [()] * 5
+SPLITS = ["train"] * 70 + ["test"] * 20
+
+Register = Callable[..., None]
+
+
+@pytest.fixture
+def register(store: FeatureStore, programs: ModuleType) -> Register:
+    def register_dataset(
+        name: str,
+        texts: Sequence[str],
+        labels: Sequence[tuple[str, ...]] | None = None,
+        splits: Sequence[str] | None = None,
+    ) -> None:
+        with DatasetWriter(store.layout.tmp) as writer:
+            writer.add(keys_of_texts(texts), labels, splits, None)
+            version, num_unique = writer.finish()
+            writer.publish(store.layout.dataset_path(version))
+        record = DatasetRecord(name, version, len(texts), num_unique, [], 0.0)
+        store.catalog.add_dataset(record, view=programs.VIEW.fingerprint, report={})
+
+    return register_dataset
+
+
+@pytest.fixture
+def filled(store: FeatureStore, programs: ModuleType, register: Register) -> FeatureStore:
+    """A labelled dataset in two splits, its texts in three shards of both encodings."""
+    programs.put(store, TEXTS[:40])
+    programs.put(store, TEXTS[40:60], encoding="dictionary")
+    programs.put(store, TEXTS[60:])
+    register("name", TEXTS, LABELS, SPLITS)
+    return store
+
+
+def _texts_of(batches: Sequence[Batch], texts: Sequence[str] = TEXTS) -> list[str]:
+    text_of_key = dict(zip(map(bytes, keys_of_texts(texts)), texts, strict=True))
+    return [text_of_key[bytes(key)] for batch in batches for key in batch.keys]
+
+
+def _assert_equal(one: Sequence[Batch], other: Sequence[Batch]) -> None:
+    assert len(one) == len(other)
+    for left, right in zip(one, other, strict=True):
+        for name in ("values", "lengths", "labels", "keys"):
+            np.testing.assert_array_equal(getattr(left, name), getattr(right, name), strict=True)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 90, 1000])
+def test_every_text_comes_exactly_once_an_epoch(
+    filled: FeatureStore, batch_size: int, shuffle: bool
+) -> None:
+    stream = FeatureStream(filled, "name", batch_size=batch_size, shuffle=shuffle)
+    for epoch in range(2):
+        batches = list(stream.epoch(epoch))
+        assert Counter(_texts_of(batches)) == Counter(TEXTS)
+        assert len(batches) == len(stream) == stream.num_batches == -(-NUM_TEXTS // batch_size)
+        assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+
+
+def test_document_that_stands_twice_comes_twice(
+    store: FeatureStore, programs: ModuleType, register: Register
+) -> None:
+    programs.put(store, ["a", "b"])
+    register("twice", ["a", "b", "a"])
+    stream = FeatureStream(store, "twice", batch_size=2)
+    assert Counter(_texts_of(list(stream), ["a", "b"])) == {"a": 2, "b": 1}
+
+
+def test_values_are_those_of_the_store_and_zeros_after(
+    filled: FeatureStore, programs: ModuleType
+) -> None:
+    """Dense and dictionary shards are mixed in this view."""
+    stream = FeatureStream(filled, "name", batch_size=16, seed=3)
+    for batch in stream:
+        texts = _texts_of([batch])
+        stored = filled.get(programs.VIEW, texts)
+        assert batch.values.dtype == stream.dtype == "float16"
+        assert batch.values.shape == (len(texts), batch.values.shape[1], stream.dim)
+        assert batch.values.shape[1] % 8 == 0
+        assert batch.lengths.dtype == np.int32
+        assert batch.lengths.tolist() == stored.lengths.tolist()
+        for text, row, length, matrix in zip(
+            texts, batch.values, batch.lengths, stored, strict=True
+        ):
+            np.testing.assert_array_equal(row[:length], matrix)
+            np.testing.assert_array_equal(matrix, programs.matrix_of(text))
+            assert not row[length:].any()
+
+
+def test_labels_are_the_first_ones_and_minus_one_without(filled: FeatureStore) -> None:
+    stream = FeatureStream(filled, "name", batch_size=13)
+    assert stream.label_names == ("a", "b")
+    expected = {
+        text: stream.label_names.index(names[0]) if names else -1
+        for text, names in zip(TEXTS, LABELS, strict=True)
+    }
+    assert stream.labels.tolist() == [expected[text] for text in TEXTS]
+    for batch in stream:
+        assert batch.labels.dtype == np.int32
+        assert batch.labels.tolist() == [expected[text] for text in _texts_of([batch])]
+
+
+def test_dataset_without_labels_has_minus_one_throughout(
+    filled: FeatureStore, register: Register
+) -> None:
+    register("plain", TEXTS[:10])
+    stream = FeatureStream(filled, "plain")
+    assert stream.label_names == ()
+    assert stream.labels.tolist() == [-1] * 10
+
+
+def test_same_seed_gives_the_same_batches(filled: FeatureStore) -> None:
+    first = FeatureStream(filled, "name", batch_size=16, seed=7)
+    again = FeatureStream(filled, "name", batch_size=16, seed=7)
+    _assert_equal(list(first.epoch(2)), list(again.epoch(2)))
+    _assert_equal(list(first), list(again.epoch(0)))
+
+
+def test_another_epoch_or_seed_has_another_order(filled: FeatureStore) -> None:
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        return tuple(FeatureStream(filled, "name", seed=seed).order(epoch).tolist())
+
+    orders = {order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len(orders) == 6
+    assert tuple(range(NUM_TEXTS)) not in orders
+
+
+def test_without_shuffling_the_order_is_that_of_the_corpus(filled: FeatureStore) -> None:
+    stream = FeatureStream(filled, "name", batch_size=16, shuffle=False)
+    for epoch in (0, 5):
+        assert _texts_of(list(stream.epoch(epoch))) == TEXTS
+
+
+def test_split_gives_its_documents_only(filled: FeatureStore) -> None:
+    for split, expected in (("train", TEXTS[:70]), ("test", TEXTS[70:]), (None, TEXTS)):
+        stream = FeatureStream(filled, "name", split=split, shuffle=False)
+        assert stream.num_texts == len(expected)
+        assert _texts_of(list(stream)) == expected
+
+
+def test_rows_give_these_documents_in_this_order(filled: FeatureStore) -> None:
+    rows = np.array([80, 3, 41, 3])
+    stream = FeatureStream(filled, "name", rows=rows, shuffle=False, batch_size=3)
+    assert _texts_of(list(stream)) == [TEXTS[row] for row in rows]
+    shuffled = FeatureStream(filled, "name", rows=rows, batch_size=3)
+    assert sorted(_texts_of(list(shuffled))) == sorted(TEXTS[row] for row in rows)
+    empty = FeatureStream(filled, "name", rows=np.zeros(0, np.int64))
+    assert (len(empty), list(empty), empty.max_length) == (0, [], 0)
+
+
+def test_unknown_split_lists_those_there_are(filled: FeatureStore, register: Register) -> None:
+    with pytest.raises(UnknownNameError, match="has no split 'dev'; its splits: train, test"):
+        FeatureStream(filled, "name", split="dev")
+    register("plain", TEXTS[:10])
+    with pytest.raises(UnknownNameError, match="has no split 'train'; its splits: none"):
+        FeatureStream(filled, "plain", split="train")
+
+
+def test_unknown_dataset_or_view_is_refused(filled: FeatureStore) -> None:
+    with pytest.raises(UnknownNameError, match="no dataset 'other'"):
+        FeatureStream(filled, "other")
+    with pytest.raises(UnknownNameError, match="no view 'zz'"):
+        FeatureStream(filled, "name", view="zz")
+    with pytest.raises(ValueError, match="batch_size must be at least 1: got 0"):
+        FeatureStream(filled, "name", batch_size=0)
+
+
+def test_texts_that_the_view_lacks_are_counted_with_the_command_that_mends_it(
+    filled: FeatureStore, register: Register
+) -> None:
+    register("larger", [*TEXTS, "new one", "new two", "new one"])
+    with pytest.raises(KeyNotFoundError) as caught:
+        FeatureStream(filled, "larger")
+    message = str(caught.value)
+    assert "lacks 3 of 93 texts of dataset 'larger'" in message
+    assert "`embedcache build CORPUS --module builtin:nothing --dataset larger" in message
+    assert "\n" not in message
+    covered = FeatureStream(filled, "larger", rows=np.arange(90))
+    assert covered.num_texts == 90
+
+
+def test_newest_dataset_and_its_view_are_the_defaults(
+    filled: FeatureStore, programs: ModuleType, register: Register
+) -> None:
+    wide = programs.VIEW.with_changes(dim=6)
+    programs.put(filled, TEXTS, view=wide)
+    register("newer", TEXTS[:8])
+    stream = FeatureStream(filled)
+    assert (stream.num_texts, stream.view, stream.dim) == (8, programs.VIEW.fingerprint, 4)
+    other = FeatureStream(filled, view=wide.fingerprint)
+    assert next(iter(other)).values.shape[2] == 6
+    loaded = filled.load_dataset("name")
+    assert FeatureStream(filled, loaded).num_texts == NUM_TEXTS
+
+
+def test_batch_belongs_to_whoever_took_it(filled: FeatureStore, programs: ModuleType) -> None:
+    stream = FeatureStream(filled, "name", batch_size=90)
+    (batch,) = stream
+    for array in (batch.values, batch.lengths, batch.labels, batch.keys):
+        array[:] = 1
+    (again,) = stream
+    assert Counter(_texts_of([again])) == Counter(TEXTS)
+    programs.assert_served(filled, TEXTS)
+
+
+def test_batch_is_padded_to_its_longest_text(
+    store: FeatureStore, programs: ModuleType, register: Register
+) -> None:
+    empty = next(text for text in TEXTS if len(programs.matrix_of(text)) == 0)
+    programs.put(store, [empty])
+    register("empty", [empty])
+    stream = FeatureStream(store, "empty")
+    (batch,) = stream
+    assert (batch.values.shape, batch.lengths.tolist()) == ((1, 8, 4), [0])
+    assert not batch.values.any()
+    assert stream.max_length == 0
+
+
+@given(st.integers(0, 10_000))
+def test_padded_length_is_the_next_multiple_of_eight(num_tokens: int) -> None:
+    length = padded_length(num_tokens)
+    assert length % 8 == 0
+    assert max(num_tokens, 8) <= length < max(num_tokens + 8, 9)
+
+
+def test_longest_text_is_known_before_the_first_batch(
+    filled: FeatureStore, programs: ModuleType
+) -> None:
+    stream = FeatureStream(filled, "name")
+    assert stream.max_length == max(len(programs.matrix_of(text)) for text in TEXTS)
+
+
+def test_stream_goes_on_while_others_write_and_the_index_is_renumbered(
+    filled: FeatureStore, programs: ModuleType
+) -> None:
+    stream = FeatureStream(filled, "name", batch_size=10, shuffle=False)
+    expected = list(stream)
+    batches = stream.epoch(0)
+    received = [next(batches)]
+    programs.put(filled, ["new"])
+    unused = filled.catalog.shards()[-1]
+    filled.reader(programs.VIEW).save_index()
+    filled.catalog.remove_shard(unused.digest)
+    assert not filled.contains(programs.VIEW, ["new"]).any()
+    received += batches
+    _assert_equal(received, expected)
+
+
+def test_damage_is_refused_when_it_is_met(filled: FeatureStore, programs: ModuleType) -> None:
+    record = filled.catalog.shards()[2]
+    filled.close()
+    path = filled.layout.shard_path(record.view, record.digest)
+    with h5py.File(path, "r+") as file:
+        file["values"][-1, -1] += 1
+    stream = FeatureStream(filled, "name", shuffle=False, batch_size=30)
+    batches = iter(stream)
+    assert _texts_of([next(batches), next(batches)]) == TEXTS[:60]
+    with pytest.raises(CorruptShardError, match="is not what was written"):
+        next(batches)
+    assert programs.VIEW.fingerprint == stream.view
