@@ -1,0 +1,230 @@
+"""Run: a finished experiment, its figures and its model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.backend import import_keras, without_tensorflow
+from cnn.feed import ladder_length
+from cnn.fitting import predict_batch
+from embedcache.errors import TrainingError
+from embedcache.ragged import RaggedArray
+from embedcache.store.store import FeatureStore
+from embedcache.stream.stream import padded_length
+
+MODEL_FILE = "model.keras"
+RUN_FILE = "run.json"
+HISTORY_FILE = "history.json"
+
+_PREDICT_BATCH = 64
+_PREDICT_CHUNK = 1024
+"""Texts whose features are in memory at once: at 512 tokens of 128 float16, 128 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of a text.
+
+    Attributes:
+        label: The most probable label.
+        probability: Its probability.
+        probabilities: The probability of every label, in sorted order of the labels.
+    """
+
+    label: str
+    probability: float
+    probabilities: Mapping[str, float]
+
+
+class Run:
+    """A finished experiment. `train` makes one, `load_run` finds it again.
+
+    Attributes:
+        name: What it is called: date, time (UTC), dataset, preset and four random digits.
+        path: Its folder in the store: ``model.keras``, ``run.json``, ``history.json``.
+        record: What ``train --json`` prints.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        path: Path,
+        *,
+        record: Mapping[str, Any],
+        details: Mapping[str, Any],
+        model: Any = None,
+    ) -> None:
+        self.name: str = record["run"]
+        self.path = path
+        self.record = dict(record)
+        self._store = store
+        self._details = details
+        self._model = model
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """``{"dev": {…}, "test": {…} or None, "folds": […] or None}``.
+
+        Scores are ``accuracy``, ``macro_f1`` and ``loss``; with folds, dev and test are
+        the means over them.
+        """
+        return {part: self.record[part] for part in ("dev", "test", "folds")}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The fields of its `TrainConfig`, every default spelled out."""
+        return dict(self._details["config"])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it tells apart, sorted."""
+        return tuple(self._details["labels"])
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Each epoch's figures (see `cnn.fitting.EpochReport`), of every fold if it has folds.
+
+        Raises:
+            TrainingError: if the file is missing or damaged.
+        """
+        history: list[dict[str, Any]] = _read_json(self.path / HISTORY_FILE, self.name)
+        return history
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Label texts.
+
+        Features that the store holds are used; only where one is missing is the module
+        loaded, and what it computes is kept.
+
+        Args:
+            texts: Any number of texts.
+
+        Returns:
+            One prediction a text, in order.
+
+        Raises:
+            TrainingError: if the model's file is missing or damaged.
+            UnknownNameError: if the store no longer knows the run's view.
+            ModuleError: if the module is needed and cannot be loaded.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts must be a sequence of strings, not one string: put it in a list")
+        self._embed_missing(texts)
+        chunks = [
+            self._predict_features(self._store.get(self.record["view"], texts[start:end]))
+            for start, end in _ranges(len(texts), _PREDICT_CHUNK)
+        ]
+        return [self._prediction(row) for chunk in chunks for row in chunk]
+
+    def _embed_missing(self, texts: Sequence[str]) -> None:
+        view = self.record["view"]
+        is_stored = self._store.contains(view, texts)
+        if not is_stored.all():
+            # Late: it brings the room that loads TensorFlow.
+            from embedcache.precompute import embed
+
+            embed(self._store, view, [texts[at] for at in np.flatnonzero(~is_stored).tolist()])
+
+    def _predict_features(self, features: RaggedArray) -> NDArray[np.float32]:
+        """The probabilities of n texts: (n, C) float32."""
+        if self._model is None:
+            self._model = load_model(self.path / MODEL_FILE, self.name, self._details)
+        probabilities = np.empty((len(features), len(self.labels)), np.float32)
+        # Neighbours in length share a batch: little padding, few shapes.
+        order = np.argsort(features.lengths, kind="stable")
+        for start, end in _ranges(len(order), _PREDICT_BATCH):
+            texts = order[start:end]
+            values, lengths = _pad(features, texts)
+            probabilities[texts] = predict_batch(self._model, values, lengths)
+        return probabilities
+
+    def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
+        best = int(probabilities.argmax())
+        named = dict(zip(self.labels, probabilities.tolist(), strict=True))
+        return Prediction(self.labels[best], float(probabilities[best]), named)
+
+
+def load_run(store: FeatureStore, name: str) -> Run:
+    """A run of a store. Its model is read when it first predicts.
+
+    Args:
+        store: An open store.
+        name: The run's name or the beginning of it, or ``last`` for the newest.
+
+    Raises:
+        UnknownNameError: if there is no such run, or several begin so.
+        TrainingError: if the run's files are missing or damaged.
+    """
+    found = store.catalog.find_run(name)
+    path = store.layout.runs / found.run
+    details = _read_json(path / RUN_FILE, found.run)
+    if not isinstance(details, dict) or not {"config", "labels", "model"} <= set(details):
+        raise _damaged(path / RUN_FILE, found.run, "fields are missing")
+    if not (path / MODEL_FILE).is_file():
+        raise _damaged(path / MODEL_FILE, found.run, "no such file")
+    return Run(store, path, record=found.record, details=details)
+
+
+def load_model(path: Path, run: str, details: Mapping[str, Any]) -> Any:
+    """The Keras model of a run, for predicting only.
+
+    Raises:
+        TrainingError: if the file is missing, or not what was written.
+    """
+    try:
+        digest = blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise _damaged(path, run, error.strerror or str(error)) from error
+    if digest != details["model"]["digest"]:
+        raise _damaged(path, run, "its bytes are not what was written")
+    keras = import_keras()
+    import_module("cnn.layers")  # registers the layer that the file names
+    try:
+        with without_tensorflow():
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"Keras {keras.__version__} cannot load it: {' '.join(str(error).split())[:200]}"
+        raise _damaged(path, run, reason) from error
+
+
+def _pad(features: RaggedArray, texts: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Some texts as a padded batch: (B, L, dim) and their lengths (B,)."""
+    lengths = features.lengths[texts].astype(np.int32)
+    length = ladder_length(padded_length(int(lengths.max())))
+    values = np.zeros((len(texts), length, features.dim), features.values.dtype)
+    for place, text in enumerate(texts):
+        values[place, : lengths[place]] = features[int(text)]
+    return values, lengths
+
+
+def _ranges(size: int, step: int) -> Iterator[tuple[int, int]]:
+    """The half-open ranges that cut [0, size) into steps."""
+    return ((start, min(start + step, size)) for start in range(0, size, step))
+
+
+def _read_json(path: Path, run: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise _damaged(path, run, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _damaged(path, run, str(error)) from error
+
+
+def _damaged(path: Path, run: str, reason: str) -> TrainingError:
+    return TrainingError(
+        f"{path}: the file of run {run} is missing or damaged ({reason}); train again with"
+        " `embedcache train`"
+    )

@@ -1,0 +1,126 @@
+"""Keeping a run: a folder that is whole and durable, and then a row of the catalog."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from cnn.backend import without_tensorflow
+from cnn.run import HISTORY_FILE, MODEL_FILE, RUN_FILE, Run
+from embedcache.errors import StoreError, StoreReadOnlyError
+from embedcache.store.publish import (
+    FILE_MODE,
+    FOLDER_MODE,
+    make_folder,
+    mapped_os_errors,
+    sync_folder,
+)
+from embedcache.store.records import RunRecord
+from embedcache.store.store import FeatureStore
+
+_NAME_CHARACTERS = 24
+"""Of the dataset's name that a run's name takes: the catalog keeps 64 of the whole."""
+
+
+def new_run_name(dataset: str, preset: str) -> str:
+    """A name that sorts by time and says what it is: ``20261122-064512-sst2-kim-3f9a``.
+
+    The time is UTC.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    plain = re.sub(r"[^a-z0-9_.]+", "-", dataset.lower())[:_NAME_CHARACTERS].strip("-.")
+    return f"{stamp}-{plain or 'dataset'}-{preset}-{secrets.token_hex(2)}"
+
+
+def check_writable(store: FeatureStore) -> None:
+    """Raise `StoreReadOnlyError` if a run could not be kept: better before training than after."""
+    make_folder(store.layout.tmp)
+    if not os.access(store.layout.tmp, os.W_OK):
+        raise StoreReadOnlyError(
+            f"{store.path}: cannot be written, so that the run could not be kept; change its"
+            " permissions, or copy the store to a place that can"
+        )
+
+
+def publish_run(
+    store: FeatureStore,
+    model: Any,
+    *,
+    record: Mapping[str, Any],
+    details: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+) -> Run:
+    """Write a run's files, make them durable, and only then register the run.
+
+    A kill at any point leaves at worst a folder that the catalog does not name.
+
+    Args:
+        store: The store.
+        model: The Keras model, not compiled: an optimizer's state would triple the file.
+        record: What ``train --json`` prints.
+        details: The rest of ``run.json``; the model's digest is added.
+        history: ``history.json``.
+
+    Raises:
+        StoreError: if the device refuses; `DiskFullError` when it is full.
+    """
+    target = store.layout.runs / record["run"]
+    folder = store.layout.tmp / uuid.uuid4().hex
+    try:
+        with mapped_os_errors(folder):
+            folder.mkdir(mode=FOLDER_MODE)
+            with without_tensorflow():
+                model.save(folder / MODEL_FILE)
+            digest = blake2b((folder / MODEL_FILE).read_bytes(), digest_size=16).hexdigest()
+            details = {**details, "model": {"file": MODEL_FILE, "digest": digest}}
+            _write_json(folder / HISTORY_FILE, list(history))
+            _write_json(folder / RUN_FILE, details | {"record": dict(record)})
+            for path in folder.iterdir():
+                _make_durable(path)
+            sync_folder(folder)
+        make_folder(target.parent)
+        with mapped_os_errors(target):
+            folder.rename(target)
+            sync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _register(store, target, record)
+    return Run(store, target, record=record, details=details, model=model)
+
+
+def _register(store: FeatureStore, target: Path, record: Mapping[str, Any]) -> None:
+    row = RunRecord(
+        run=record["run"],
+        dataset=record["dataset"],
+        version=record["version"],
+        view=record["view"],
+        record=record,
+        created_at=time.time(),
+    )
+    try:
+        store.catalog.add_run(row)
+    except StoreError:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _make_durable(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, FILE_MODE)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
