@@ -1,0 +1,76 @@
+"""Progress of a build on standard error: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from embedcache.precompute import BuildProgress
+
+_BAR_WIDTH = 24
+_TERMINAL_INTERVAL_S = 0.1
+_PLAIN_INTERVAL_S = 10.0
+
+
+class ProgressBar:
+    """Shows how far a build is, with its rate and the time that remains; a context manager.
+
+    Args:
+        stream: Where to; None is standard error.
+        interval_s: Seconds between two updates; None: a tenth on a terminal, ten elsewhere.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, interval_s: float | None = None) -> None:
+        # Python sets sys.stderr to None where the descriptor is closed: `2>&-`.
+        self._stream = stream or sys.stderr or io.StringIO()
+        self._is_terminal = self._stream.isatty()
+        default_s = _TERMINAL_INTERVAL_S if self._is_terminal else _PLAIN_INTERVAL_S
+        self._interval_s = default_s if interval_s is None else interval_s
+        self._started = self._shown = time.monotonic()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def show(self, progress: BuildProgress) -> None:
+        """Show this, unless something was shown a moment ago."""
+        now = time.monotonic()
+        if now - self._shown < self._interval_s:
+            return
+        self._shown = now
+        line = progress_line(progress, seconds=now - self._started, bar=self._is_terminal)
+        self._stream.write(f"\r{line}\x1b[K" if self._is_terminal else f"{line}\n")
+        self._stream.flush()
+
+
+def progress_line(progress: BuildProgress, *, seconds: float, bar: bool) -> str:
+    """``[######……] 25 % · 12,000 texts · 800 new · 4,000 texts/s · 0:09 left``."""
+    rate = progress.texts / max(seconds, 1e-9)
+    parts = [f"{progress.texts:,} texts", f"{progress.misses:,} new", f"{rate:,.0f} texts/s"]
+    if progress.bytes_total:
+        done = min(1.0, progress.bytes_read / progress.bytes_total)
+        filled = round(_BAR_WIDTH * done)
+        drawn = "[" + "#" * filled + "." * (_BAR_WIDTH - filled) + "] " if bar else ""
+        parts.insert(0, f"{drawn}{100 * done:3.0f} %")
+        if done > 0:
+            parts.append(f"{_clock(seconds * (1 - done) / done)} left")
+    return " · ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
