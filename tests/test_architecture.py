@@ -1,0 +1,236 @@
+"""The order of the rooms, and what may not be imported where."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("embedcache", "cnn", "cli")
+
+# Room → the rooms that it may import. A file belongs to the longest name that fits it.
+ARROWS: dict[str, set[str]] = {
+    "embedcache": set(),
+    "embedcache.errors": set(),
+    "embedcache.quiet": set(),
+    "embedcache.keys": {"embedcache.errors"},
+    "embedcache.ragged": set(),
+    "embedcache.view": {"embedcache.errors"},
+    "embedcache.encoder": {"embedcache.ragged"},
+    "embedcache.corpus": {"embedcache.errors"},
+    "embedcache.store": {
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.ragged",
+        "embedcache.view",
+    },
+    "embedcache.modules": {
+        "embedcache.encoder",
+        "embedcache.errors",
+        "embedcache.quiet",
+        "embedcache.ragged",
+        "embedcache.view",
+    },
+    "embedcache.stream": {
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.ragged",
+        "embedcache.store",
+    },
+    "embedcache.pinning": {
+        "embedcache.encoder",
+        "embedcache.errors",
+        "embedcache.modules",
+        "embedcache.store",
+        "embedcache.view",
+    },
+    "embedcache.compute": {
+        "embedcache.encoder",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.ragged",
+        "embedcache.store",
+        "embedcache.view",
+    },
+    "embedcache.precompute": {
+        "embedcache.compute",
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.modules",
+        "embedcache.pinning",
+        "embedcache.ragged",
+        "embedcache.store",
+        "embedcache.view",
+    },
+    "embedcache.plan": {
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.pinning",
+        "embedcache.precompute",
+        "embedcache.store",
+        "embedcache.view",
+    },
+    "cnn": {
+        "embedcache",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.precompute",
+        "embedcache.quiet",
+        "embedcache.ragged",
+        "embedcache.store",
+        "embedcache.stream",
+    },
+    "cli": {
+        "cnn",
+        "embedcache",
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.plan",
+        "embedcache.precompute",
+        "embedcache.store",
+    },
+}
+
+# Heavy or foreign package → the only rooms that may import it.
+OWNERS: dict[str, set[str]] = {
+    "tensorflow": {"embedcache.modules"},
+    "tensorflow_hub": {"embedcache.modules"},
+    "keras": {"cnn"},
+    "h5py": {"embedcache.store"},
+    "sqlalchemy": {"embedcache.store"},
+    "click": {"cli"},
+}
+
+
+def _files() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _room(module: str) -> str:
+    fitting = [room for room in ARROWS if module == room or module.startswith(room + ".")]
+    return max(fitting, key=len)
+
+
+def _imports(path: Path) -> set[str]:
+    """All modules that a file imports anywhere in it, but under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def _wrong_arrows(path: Path) -> set[str]:
+    room = _room(_module_name(path))
+    own = {name for name in _imports(path) if name.split(".")[0] in PACKAGES}
+    return {name for name in own if _room(name) not in ARROWS[room] | {room}}
+
+
+def _wrong_owners(path: Path) -> set[str]:
+    room = _room(_module_name(path))
+    return {name for name in _imports(path) if room not in OWNERS.get(name.split(".")[0], {room})}
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down_only(path: Path) -> None:
+    assert _wrong_arrows(path) == set()
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
+    assert _wrong_owners(path) == set()
+
+
+def test_an_upward_import_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    offender = tmp_path / "embedcache" / "store" / "bad.py"
+    offender.parent.mkdir(parents=True)
+    offender.write_text("def f():\n    import embedcache.modules.handles\n    import tensorflow\n")
+    assert _wrong_arrows(offender) == {"embedcache.modules.handles"}
+    assert _wrong_owners(offender) == {"tensorflow"}
+
+
+def test_arrows_form_no_circle() -> None:
+    left = dict(ARROWS)
+    while left:
+        free = [room for room, below in left.items() if not below & (set(left) - {room})]
+        assert free, f"a circle among {sorted(left)}"
+        for room in free:
+            del left[room]
+
+
+def _loaded_by(code: str, *names: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(*({set(names)!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import embedcache, cnn, cli",
+        "import embedcache; embedcache.build, embedcache.FeatureStream, embedcache.open_store",
+        "import cnn; dir(cnn)",
+        "from cli.main import run; assert run(['--help']) == 0",
+        "from cli.main import run; assert run(['build', '--help']) == 0",
+        "from cli.main import run; assert run(['train', '--help']) == 0",
+    ],
+)
+def test_light_imports_leave_tensorflow_and_keras_out(code: str) -> None:
+    assert (
+        _loaded_by(
+            f"import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()):"
+            f"\n    exec({code!r})",
+            "tensorflow",
+            "keras",
+            "tensorflow_hub",
+        )
+        == set()
+    )
+
+
+def test_help_needs_neither_numpy_nor_sqlalchemy() -> None:
+    code = (
+        "from cli.main import run\nimport contextlib, io\n"
+        "with contextlib.redirect_stdout(io.StringIO()): run(['--help'])"
+    )
+    assert _loaded_by(code, "numpy", "h5py", "sqlalchemy") == set()
+
+
+def test_public_names_are_sorted_and_resolve() -> None:
+    import cnn
+    import embedcache
+
+    for package in (embedcache, cnn):
+        assert list(package.__all__) == sorted(package.__all__)
+        assert dir(package) == sorted(package.__all__)
+        for name in package.__all__:
+            assert getattr(package, name).__name__ == name
+        with pytest.raises(AttributeError):
+            _ = package.no_such_name
