@@ -1,0 +1,1 @@
+"""Benchmarks of embedcache: `python -m benchmarks.run`. See README.md."""

@@ -1,0 +1,65 @@
+"""How large the benchmarks are: full for the figures, tiny for the test suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Sizes of all benchmarks.
+
+    Attributes:
+        name: ``"full"`` or ``"tiny"``.
+        rounds: Rounds of each measurement; each contender is in each round.
+        min_seconds: A contender repeats its work until a round of it has taken so long.
+        stream_texts: B1: texts, where Kim's data sets are not beside the checkout.
+        build_texts: B4: texts of the corpus.
+        slow_build_texts: B4: its first texts, for the contenders that call the module often.
+        rebuild_texts: B5: texts of the corpus.
+        storing_texts: B7: texts of the shard, 20 tokens each on average.
+        memory_texts: B10: sizes of the corpora.
+        startup_texts: B11: texts, where Kim's data sets are not beside the checkout.
+        use_real_data: Whether Kim's data sets are taken where they are there.
+    """
+
+    name: str
+    rounds: int
+    min_seconds: float
+    stream_texts: int
+    build_texts: int
+    slow_build_texts: int
+    rebuild_texts: int
+    storing_texts: int
+    memory_texts: tuple[int, ...]
+    startup_texts: int
+    use_real_data: bool
+
+
+FULL = Scale(
+    name="full",
+    rounds=7,
+    min_seconds=0.2,
+    stream_texts=9613,
+    build_texts=100_000,
+    slow_build_texts=2_000,
+    rebuild_texts=1_000_000,
+    storing_texts=25_000,
+    memory_texts=(10_000, 100_000, 1_000_000),
+    startup_texts=9613,
+    use_real_data=True,
+)
+TINY = Scale(
+    name="tiny",
+    rounds=1,
+    min_seconds=0.0,
+    stream_texts=100,
+    build_texts=120,
+    slow_build_texts=40,
+    rebuild_texts=200,
+    storing_texts=50,
+    memory_texts=(50,),
+    startup_texts=50,
+    use_real_data=False,
+)
+SCALES = {scale.name: scale for scale in (FULL, TINY)}
