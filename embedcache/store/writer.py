@@ -55,6 +55,16 @@ class WriterLimits:
             raise ValueError(f"encoding must be {' or '.join(ENCODINGS)}: got {self.encoding!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one call added: texts with the tokens and flags of each, and all their rows."""
+
+    keys: Keys
+    lengths: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+    rows: NDArray[Any]
+
+
 class ShardWriter:
     """Publishes the features of one view, a shard at a time.
 
@@ -81,11 +91,8 @@ class ShardWriter:
         self._clear()
 
     def _clear(self) -> None:
+        self._parts: list[_Part] = []
         self.pending: set[bytes] = set()
-        self._keys: list[Keys] = []
-        self._lengths: list[NDArray[np.int64]] = []
-        self._truncated: list[NDArray[np.bool_]] = []
-        self._rows: list[NDArray[Any]] = []
         self._table: NDArray[Any] | None = None
         self._num_bytes = 0
         self._opened_at = 0.0
@@ -93,7 +100,7 @@ class ShardWriter:
     @property
     def is_due(self) -> bool:
         """Whether the open shard should be closed now."""
-        if not self.pending:
+        if not self._parts:
             return False
         limits = self._limits
         return (
@@ -133,8 +140,11 @@ class ShardWriter:
             )
         dictionary_bytes = 0 if self._limits.encoding == "dense" else 4 * len(codes)
         num_bytes = dictionary_bytes or len(codes) * self._row_bytes
-        self._add(keys, lengths, truncated, codes, num_bytes)
+        part = _Part(keys, lengths, truncated, codes)
+        added = self._check_texts(part)
+        # Before the part: rows that stand are the same in it, and a part needs its table.
         self._table = table
+        self._add(part, added, num_bytes)
 
     def add_values(
         self,
@@ -156,24 +166,18 @@ class ShardWriter:
             EncodingError: if shapes or dtypes do not fit; nothing is added then.
         """
         self._check_rows(values, "values")
-        self._add(keys, lengths, truncated, values, values.nbytes)
+        part = _Part(keys, lengths, truncated, values)
+        self._add(part, self._check_texts(part), values.nbytes)
 
-    def _add(
-        self,
-        keys: Keys,
-        lengths: NDArray[np.int64],
-        truncated: NDArray[np.bool_],
-        rows: NDArray[Any],
-        num_bytes: int,
-    ) -> None:
-        added = self._check_texts(keys, lengths, truncated, rows)
-        if not self.pending:
+    def _add(self, part: _Part, added: set[bytes], num_bytes: int) -> None:
+        if not added:
+            return
+        if not self._parts:
             self._opened_at = time.monotonic()
+        # Ctrl-C may come between any two of these, and `flush` after it: the part goes in
+        # whole, by one step, and what is written is made of the parts alone.
+        self._parts.append(part)
         self.pending |= added
-        self._keys.append(keys)
-        self._lengths.append(lengths)
-        self._truncated.append(truncated)
-        self._rows.append(rows)
         self._num_bytes += num_bytes
 
     def _check_rows(self, rows: NDArray[Any], name: str) -> None:
@@ -183,15 +187,10 @@ class ShardWriter:
                 f"{name} must be (rows, {self._view.dim}) {wanted}: got {rows.shape} {rows.dtype}"
             )
 
-    def _check_texts(
-        self,
-        keys: Keys,
-        lengths: NDArray[np.int64],
-        truncated: NDArray[np.bool_],
-        rows: NDArray[Any],
-    ) -> set[bytes]:
+    def _check_texts(self, part: _Part) -> set[bytes]:
         """The keys as a set. What does not fit would be a shard that no reader takes."""
-        shapes = (keys.shape, lengths.shape, truncated.shape)
+        keys, lengths, rows = part.keys, part.lengths, part.rows
+        shapes = (keys.shape, lengths.shape, part.truncated.shape)
         num_texts = len(keys)
         if shapes != ((num_texts, KEY_BYTES), (num_texts,), (num_texts,)):
             raise EncodingError(f"keys, lengths and truncated do not fit: {shapes}")
@@ -199,7 +198,7 @@ class ShardWriter:
             raise EncodingError(
                 f"the lengths add up to {lengths.sum()}, there are {len(rows)} rows"
             )
-        if self._rows and self._rows[0].ndim != rows.ndim:
+        if self._parts and self._parts[0].rows.ndim != rows.ndim:
             raise EncodingError("one shard takes codes or values, not both; flush in between")
         added = set(map(bytes, keys))
         if len(added) != num_texts or not self.pending.isdisjoint(added):
@@ -212,15 +211,16 @@ class ShardWriter:
         Raises:
             StoreError: if the device refuses; nothing of the shard is catalogued then.
         """
-        if not self.pending:
+        if not self._parts:
             return
         image = self._content().image()
         digest = image_digest(image)
         fingerprint = self._view.fingerprint
         path = self._layout.shard_path(fingerprint, digest)
         publish_file([image], path, tmp_folder=self._layout.tmp)
-        num_tokens = int(sum(int(lengths.sum()) for lengths in self._lengths))
-        record = ShardRecord(digest, fingerprint, len(self.pending), num_tokens, len(image))
+        num_texts = sum(len(part.keys) for part in self._parts)
+        num_tokens = sum(int(part.lengths.sum()) for part in self._parts)
+        record = ShardRecord(digest, fingerprint, num_texts, num_tokens, len(image))
         self._catalog.add_shard(record)
         self.published.append(record)
         self._clear()
@@ -228,12 +228,13 @@ class ShardWriter:
 
     def _content(self) -> ShardContent:
         """The open shard with its texts in key order."""
-        keys = np.concatenate(self._keys)
-        lengths = np.concatenate(self._lengths)
-        rows = np.concatenate(self._rows)
+        keys = np.concatenate([part.keys for part in self._parts])
+        lengths = np.concatenate([part.lengths for part in self._parts])
+        rows = np.concatenate([part.rows for part in self._parts])
+        truncated = np.concatenate([part.truncated for part in self._parts])
         order = sort_order(keys)
         rows = _reordered(rows, splits_of_lengths(lengths)[:-1][order], lengths[order])
-        flags = np.where(np.concatenate(self._truncated)[order], FLAG_TRUNCATED, 0)
+        flags = np.where(truncated[order], FLAG_TRUNCATED, 0)
         return ShardContent(
             view=self._view,
             keys=keys[order],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -141,7 +143,7 @@ def test_text_that_is_no_unicode_is_refused(store: FeatureStore, programs: Modul
 
 
 def test_views_stand_side_by_side(store: FeatureStore, programs: ModuleType) -> None:
-    wide = programs.VIEW.with_changes(dim=7)
+    wide = replace(programs.VIEW, dim=7)
     programs.put(store, ["a", "b"])
     programs.put(store, ["b", "c"], view=wide)
     programs.assert_served(store, ["a", "b"])
@@ -478,6 +480,60 @@ def test_row_that_cannot_be_stored_is_named(value: float, dtype: str, reason: st
 # Many shards, many threads
 
 
+def _interrupt_at(number: int, file: str) -> Any:
+    """A trace function that raises, as Ctrl-C does, before the given line of a file runs."""
+    left = [number]
+
+    def trace(frame: Any, event: str, _argument: Any) -> Any:
+        if frame.f_code.co_filename != file:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("encoding", ["dense", "dictionary"])
+def test_writer_interrupted_at_any_line_writes_nothing_wrong(
+    store: FeatureStore, programs: ModuleType, encoding: str
+) -> None:
+    view = programs.VIEW
+    table = np.arange(8 * view.dim, dtype=view.dtype).reshape(8, view.dim)
+    store.catalog.add_view(view, "builtin:x")
+    limits = WriterLimits(encoding=encoding)
+    file = writer_module.__file__
+    num_interrupted = 0
+    for number in range(1, 200):
+        writer = store.writer(view, limits=limits)
+        texts = [f"{encoding} {number} first", f"{encoding} {number} second"]
+        codes = [np.array([1, 2, 3], np.uint32), np.array([4, 5], np.uint32)]
+        expected = dict(zip(texts, codes, strict=True))
+        sys.settrace(_interrupt_at(number, str(file)))
+        try:
+            for text, rows in expected.items():
+                writer.add_codes(
+                    keys_of_texts([text]),
+                    np.array([len(rows)]),
+                    np.zeros(1, np.bool_),
+                    codes=rows,
+                    table=table,
+                )
+        except KeyboardInterrupt:
+            num_interrupted += 1
+        else:
+            break
+        finally:
+            sys.settrace(None)
+        writer.flush()
+        for text in np.array(texts)[store.contains(view, texts)]:
+            np.testing.assert_array_equal(store.get(view, [text])[0], table[expected[text]])
+    assert num_interrupted > 20
+    assert verify_store(store).is_well
+
+
 def _many_shards(store: FeatureStore, programs: ModuleType, count: int) -> list[str]:
     for number in range(count):
         programs.put(store, [f"{number}-{text}" for text in range(3)])
@@ -603,7 +659,7 @@ def test_damaged_shard_does_not_keep_the_others_from_being_served(
 def test_newest_view_is_the_one_last_built(store: FeatureStore, programs: ModuleType) -> None:
     with pytest.raises(UnknownNameError, match="holds no features yet"):
         store.newest_view()
-    other = programs.VIEW.with_changes(max_tokens=3)
+    other = replace(programs.VIEW, max_tokens=3)
     programs.put(store, ["a"])
     programs.put(store, ["a"], view=other)
     assert store.newest_view() == other.fingerprint
