@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from typing import Any
 
@@ -90,10 +90,6 @@ class FeatureView:
     def fingerprint(self) -> str:
         """32 hexadecimal digits: the 16-byte BLAKE2b of the canonical JSON."""
         return blake2b(self.to_json().encode(), digest_size=16).hexdigest()
-
-    def with_changes(self, **changes: Any) -> FeatureView:
-        """A copy with some fields changed."""
-        return replace(self, **changes)
 
 
 def _require(condition: bool, name: str, value: object, legal: tuple[str, ...]) -> None:

@@ -157,10 +157,6 @@ class ViewIndex:
         part = SortedKeys.of_shard(keys, len(self.shards))
         return ViewIndex((*self.shards, digest), (*self.parts, part), self.num_based)
 
-    def merged(self) -> ViewIndex:
-        """The same in one part."""
-        return ViewIndex(self.shards, (SortedKeys.merged(self.parts),), len(self.shards))
-
     @property
     def num_keys(self) -> int:
         """Keys of all parts; one that lies in two shards counts twice."""

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -196,7 +197,7 @@ def test_dataset_is_registered_with_its_build_or_not_at_all(catalog: Catalog) ->
 
 
 def test_view_is_found_by_the_beginning_of_its_fingerprint(catalog: Catalog) -> None:
-    others = [VIEW.with_changes(dim=dim) for dim in range(5, 40)]
+    others = [replace(VIEW, dim=dim) for dim in range(5, 40)]
     for view in (VIEW, *others):
         catalog.add_view(view, "builtin:x")
     assert catalog.find_view(VIEW.fingerprint).view == VIEW

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_shard_cut_short_at_any_length_is_refused(
 
 def test_shard_swapped_with_another_views_is_refused(store: FeatureStore, programs: object) -> None:
     view = programs.VIEW  # type: ignore[attr-defined]
-    other = view.with_changes(max_tokens=7)
+    other = replace(view, max_tokens=7)
     for one in (view, other):
         programs.put(store, ["a", "b"], view=one)  # type: ignore[attr-defined]
     paths = [

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
@@ -389,7 +390,7 @@ def test_store_loads_the_newest_version_or_the_one_that_is_named(
 def test_view_of_a_dataset_is_the_one_last_built_or_the_one_named(
     store: FeatureStore, programs: ModuleType, register: Callable[..., str]
 ) -> None:
-    other = programs.VIEW.with_changes(max_tokens=3)
+    other = replace(programs.VIEW, max_tokens=3)
     for view in (programs.VIEW, other):
         store.catalog.add_view(view, "x")
     register("name", DOCUMENTS)

@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -193,7 +194,7 @@ def test_orphan_that_is_no_shard_of_its_view_is_put_aside(
 def test_lost_catalog_is_made_anew_from_the_shards(
     store: FeatureStore, programs: ModuleType, paths: list[Path]
 ) -> None:
-    other = programs.VIEW.with_changes(max_tokens=7)
+    other = replace(programs.VIEW, max_tokens=7)
     programs.put(store, ["x", "y"], view=other)
     before = store.stats()
     store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import h5py
@@ -206,7 +207,7 @@ def test_texts_that_the_view_lacks_are_counted_with_the_command_that_mends_it(
 def test_newest_dataset_and_its_view_are_the_defaults(
     filled: FeatureStore, programs: ModuleType, register: Register
 ) -> None:
-    wide = programs.VIEW.with_changes(dim=6)
+    wide = replace(programs.VIEW, dim=6)
     programs.put(filled, TEXTS, view=wide)
     register("newer", TEXTS[:8])
     stream = FeatureStream(filled)
