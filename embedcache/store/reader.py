@@ -19,7 +19,7 @@ from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths, who
 from embedcache.store.codec import STORAGE_DTYPES
 from embedcache.store.index import ViewIndex, save_quietly
 from embedcache.store.layout import StoreLayout
-from embedcache.store.shard import Shard, corrupt_message
+from embedcache.store.shard import FLAG_TRUNCATED, FLAG_WINDOWED, Shard, corrupt_message
 from embedcache.view import FeatureView
 
 MAX_UNMERGED_KEYS = 1 << 21
@@ -36,12 +36,14 @@ class FeatureRefs:
         starts: First token position in the shard, (n,) int64.
         lengths: Number of tokens, (n,) int64.
         truncated: Whether the text was cut, (n,) bool.
+        windowed: Whether its rows were stitched from overlapping windows, (n,) bool.
     """
 
     shards: NDArray[np.int64]
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    windowed: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -53,7 +55,22 @@ class FeatureRefs:
             self.starts[positions],
             self.lengths[positions],
             self.truncated[positions],
+            self.windowed[positions],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What a shard tells of a text's tokens besides their rows; the arrays are the caller's.
+
+    Attributes:
+        spans: UTF-8 bytes [start, end) of the text that each token stands for, (num_tokens,
+            2) uint32; start == end for none, as a special token. None if not recorded.
+        token_ids: Vocabulary id of each token, (num_tokens,) uint32. None if not recorded.
+    """
+
+    spans: NDArray[np.uint32] | None
+    token_ids: NDArray[np.uint32] | None
 
 
 class ViewReader:
@@ -135,7 +152,7 @@ class ViewReader:
         numbers = np.array([*map(self._number, index.shards), -1], np.int64)[places]
         starts = np.zeros(len(keys), np.int64)
         lengths = np.zeros(len(keys), np.int64)
-        truncated = np.zeros(len(keys), np.bool_)
+        flags = np.zeros(len(keys), np.uint8)
         for number, members in _by_shard(numbers):
             shard = self._shard(number)
             at = rows[members]
@@ -143,8 +160,9 @@ class ViewReader:
                 raise self._damaged_index()
             starts[members] = shard.row_splits[at]
             lengths[members] = shard.row_splits[at + 1] - starts[members]
-            truncated[members] = (shard.flags[at] & 1).astype(np.bool_)
-        return FeatureRefs(numbers, starts, lengths, truncated)
+            flags[members] = shard.flags[at]
+        truncated, windowed = ((flags & bit) != 0 for bit in (FLAG_TRUNCATED, FLAG_WINDOWED))
+        return FeatureRefs(numbers, starts, lengths, truncated, windowed)
 
     def gather(self, refs: FeatureRefs) -> RaggedArray:
         """The matrices, in the order of refs; none may be missing."""
@@ -156,6 +174,23 @@ class ViewReader:
             rows = self._shard(number).take(expand_ranges(refs.starts[members], lengths))
             np.put(whole_rows(values), expand_ranges(splits[members], lengths), whole_rows(rows))
         return RaggedArray(values, splits)
+
+    def token_records(self, refs: FeatureRefs) -> list[TokenRecord]:
+        """What is known of each text's tokens, in the order of refs; nothing where one is missing.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+        """
+        records = [TokenRecord(None, None)] * len(refs)
+        starts, stops = refs.starts.tolist(), (refs.starts + refs.lengths).tolist()
+        for number, members in _by_shard(refs.shards):
+            shard = self._shard(number)
+            for text in members.tolist():
+                records[text] = TokenRecord(
+                    spans=shard.read_tokens("spans", starts[text], stops[text]),
+                    token_ids=shard.read_tokens("token_ids", starts[text], stops[text]),
+                )
+        return records
 
     def gather_padded(self, refs: FeatureRefs, out: NDArray[Any]) -> None:
         """The matrices into a batch, zeros after the end of each.

@@ -16,15 +16,14 @@ from __future__ import annotations
 import errno
 import io
 import json
-import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -32,32 +31,27 @@ import xxhash
 from numpy.typing import NDArray
 
 from embedcache.errors import CorruptShardError, StoreError, StoreVersionError
-from embedcache.keys import KEY_BYTES, Keys, split_keys
+from embedcache.keys import Keys, split_keys
 from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths
-from embedcache.store.codec import STORAGE_DTYPES
 from embedcache.store.publish import one_line
+from embedcache.store.structure import (
+    FORMAT_NAME,
+    SMALL_DATASETS,
+    DatasetPlace,
+    check_structure,
+    read_attributes,
+)
 from embedcache.view import FeatureView
 
-FORMAT_NAME = "embedcache-shard"
-FORMAT_VERSION = 1
 BLOCK_BYTES = 8 << 20
 ALIGNMENT_BYTES = 4096
 FLAG_TRUNCATED = 1
+"""The text was longer than the view allows and has been cut."""
+FLAG_WINDOWED = 2
+"""The text was longer than one window; its rows were stitched from overlapping ones."""
+KNOWN_FLAGS = {1: FLAG_TRUNCATED, 2: FLAG_TRUNCATED | FLAG_WINDOWED}
+"""Version of the format → all the bits that a flag may have in it."""
 
-_SMALL = ("flags", "keys", "row_splits")
-_DENSE = frozenset({*_SMALL, "values", "checksums"})
-_DICTIONARY = frozenset({*_SMALL, "codes", "dictionary", "checksums"})
-_ATTRIBUTE_TYPES: dict[str, type] = {
-    "block_bytes": int,
-    "dim": int,
-    "encoding": str,
-    "fingerprint": str,
-    "format": str,
-    "num_texts": int,
-    "num_tokens": int,
-    "version": int,
-    "view": str,
-}
 # What h5py raises on damaged or hostile files, seen by flipping every bit of a shard.
 _H5PY_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError,
                 IndexError, OverflowError, MemoryError)  # fmt: skip
@@ -75,9 +69,12 @@ class ShardContent:
         view: What they were made with.
         keys: Shape (n, 16), strictly ascending.
         row_splits: Shape (n + 1,), int64.
-        flags: Shape (n,), uint8; bit 0: the text was cut.
+        flags: Shape (n,), uint8, of the bits `FLAG_TRUNCATED` and `FLAG_WINDOWED`.
         rows: Either ``{"values": (T, dim)}`` of the view's dtype, or ``{"codes": (T,)
             uint32, "dictionary": (V, dim)}``, where row t is ``dictionary[codes[t]]``.
+        extras: What is known of the tokens besides; each may be there or not:
+            ``"token_ids"`` (T,) uint32, the vocabulary id of each; ``"spans"`` (T, 2)
+            uint32, the range of UTF-8 bytes [start, end) that each stands for in its text.
     """
 
     view: FeatureView
@@ -85,6 +82,13 @@ class ShardContent:
     row_splits: NDArray[np.int64]
     flags: NDArray[np.uint8]
     rows: Arrays
+    extras: Arrays = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        """The least version of the format that can say what is in it."""
+        is_windowed = bool(np.any(self.flags & FLAG_WINDOWED))
+        return 2 if self.extras or is_windowed else 1
 
     def image(self) -> memoryview:
         """The bytes of the HDF5 file."""
@@ -93,6 +97,7 @@ class ShardContent:
             "keys": self.keys,
             "row_splits": self.row_splits.astype("<i8", copy=False),
             **self.rows,
+            **self.extras,
         }
         attributes: dict[str, Any] = {
             "block_bytes": BLOCK_BYTES,
@@ -102,7 +107,7 @@ class ShardContent:
             "format": FORMAT_NAME,
             "num_texts": len(self.keys),
             "num_tokens": int(self.row_splits[-1]),
-            "version": FORMAT_VERSION,
+            "version": self.version,
             "view": self.view.to_json(),
         }
         checksums = np.array(
@@ -185,22 +190,24 @@ class Shard:
         self.path = path
         with self._mapped_errors():
             with h5py.File(path, "r", locking=False) as file:
-                attributes = _read_attributes(file.attrs)
-                self.view, offsets = _check_structure(file, attributes)
+                attributes = read_attributes(file.attrs)
+                self.view, places = check_structure(file, attributes, block_bytes=BLOCK_BYTES)
                 self._checksums: NDArray[np.uint64] = file["checksums"][()]
-            self._arrays = _map_arrays(path, offsets)
+            self._arrays = _map_arrays(path, places)
         self._first_block, num_blocks = _block_numbers(self._arrays)
         if num_blocks != len(self._checksums):
             raise self._corrupt(f"{len(self._checksums)} checksums for {num_blocks} blocks")
         if attributes_checksum(attributes) != int(self._checksums[0]):
             raise self._corrupt("its attributes are not what was written")
         self._verified = np.zeros(num_blocks, np.bool_)
-        for name in _SMALL:
+        for name in SMALL_DATASETS:
             self._verify_bytes(name, self._arrays[name].nbytes)
         self.keys: Keys = self._arrays["keys"]
         self.row_splits: NDArray[np.int64] = self._arrays["row_splits"]
         self.flags: NDArray[np.uint8] = self._arrays["flags"]
         self._check_order(int(attributes["num_tokens"]))
+        if np.any(self.flags & ~np.uint8(KNOWN_FLAGS[attributes["version"]])):
+            raise self._corrupt(f"it has flags that version {attributes['version']} does not know")
 
     @property
     def num_tokens(self) -> int:
@@ -229,6 +236,50 @@ class Shard:
         starts = self.row_splits[rows]
         lengths = self.row_splits[rows + 1] - starts
         return RaggedArray(self.take(expand_ranges(starts, lengths)), splits_of_lengths(lengths))
+
+    def read_spans(self, row: int) -> NDArray[np.uint32] | None:
+        """The UTF-8 byte range [start, end) of each token of a text, shape (num_tokens, 2).
+
+        Args:
+            row: The text's row in this shard.
+
+        Returns:
+            The caller's own array; None if the shard has no spans. A token that stands for
+            no bytes of its own, as a special token, has start == end.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+            IndexError: if there is no such row.
+        """
+        return self.read_tokens("spans", *self._range(row))
+
+    def read_token_ids(self, row: int) -> NDArray[np.uint32] | None:
+        """The vocabulary id of each token of a text, shape (num_tokens,); as `read_spans`."""
+        return self.read_tokens("token_ids", *self._range(row))
+
+    def read_tokens(
+        self, name: Literal["spans", "token_ids"], start: int, stop: int
+    ) -> NDArray[np.uint32] | None:
+        """What is known of the tokens at positions [start, stop); None if the shard lacks it.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+        """
+        array = self._arrays.get(name)
+        if array is None:
+            return None
+        if stop > start:
+            # The bytes are one range: no need of every position, as for scattered rows.
+            token_bytes = array.nbytes // len(array)
+            last = (stop * token_bytes - 1) // BLOCK_BYTES
+            for block in range(start * token_bytes // BLOCK_BYTES, last + 1):
+                self._verify_block(name, block)
+        return array[start:stop].copy()
+
+    def _range(self, row: int) -> tuple[int, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return int(self.row_splits[row]), int(self.row_splits[row + 1])
 
     def verify_all(self) -> None:
         """Check every block.
@@ -270,6 +321,10 @@ class Shard:
             raise self._corrupt(f"block {block} of {name!r} is not what was written")
         if name == "codes" and int(raw.view("<u4").max()) >= len(self._arrays["dictionary"]):
             raise self._corrupt("a code points past the dictionary")
+        if name == "spans":
+            spans = raw.view("<u4").reshape(-1, 2)
+            if np.any(spans[:, 1] < spans[:, 0]):
+                raise self._corrupt("a span ends before it starts")
         self._verified[number] = True
 
     def _check_order(self, num_tokens: int) -> None:
@@ -309,107 +364,13 @@ def corrupt_message(path: Path, reason: str) -> str:
     )
 
 
-def _read_attributes(attrs: h5py.AttributeManager) -> dict[str, Any]:
-    """The attributes; format and version before all others, which a newer format may change."""
-    if "format" not in attrs or _read_attribute(attrs, "format") != FORMAT_NAME:
-        raise ValueError("it is not a shard")
-    version = _read_attribute(attrs, "version")
-    if version > FORMAT_VERSION:
-        raise StoreVersionError(
-            f"shard format {version}, this embedcache reads up to {FORMAT_VERSION};"
-            " upgrade embedcache"
-        )
-    if set(attrs) != set(_ATTRIBUTE_TYPES):
-        raise ValueError("its attributes are not those of a shard")
-    return {name: _read_attribute(attrs, name) for name in _ATTRIBUTE_TYPES}
-
-
-def _read_attribute(attrs: h5py.AttributeManager, name: str) -> Any:
-    """A scalar of the type that its name asks for, which is looked at before it is read."""
-    attribute = attrs.get_id(name)
-    wanted = _ATTRIBUTE_TYPES[name]
-    fits = attribute.dtype == np.dtype("<i8") if wanted is int else attribute.dtype.kind == "S"
-    if attribute.shape != () or not fits:
-        raise ValueError(f"attribute {name!r} is {attribute.dtype} {attribute.shape}")
-    value = attrs[name]
-    return int(value) if wanted is int else bytes(value).decode("ascii")
-
-
-def _check_structure(
-    file: h5py.File, attributes: Mapping[str, Any]
-) -> tuple[FeatureView, dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]]:
-    """Check names, layout, shapes and dtypes, reading no data.
-
-    Returns:
-        The view; and for each dataset but the checksums its byte offset, shape and dtype.
-    """
-    if attributes["block_bytes"] != BLOCK_BYTES:
-        raise ValueError(f"blocks of {attributes['block_bytes']} bytes; expected {BLOCK_BYTES}")
-    if attributes["encoding"] not in ("dense", "dictionary"):
-        raise ValueError(f"unknown encoding {attributes['encoding']!r}")
-    view = FeatureView.from_json(attributes["view"])
-    if view.fingerprint != attributes["fingerprint"] or view.dim != attributes["dim"]:
-        raise ValueError("its view and its fingerprint do not belong together")
-    names = _DENSE if attributes["encoding"] == "dense" else _DICTIONARY
-    if set(file) != names:
-        raise ValueError(f"holds {sorted(file)}; expected {sorted(names)}")
-    num_file_bytes = os.path.getsize(file.filename)
-    offsets = {name: _check_dataset(file, name, num_file_bytes) for name in sorted(names)}
-    num_texts, num_tokens = attributes["num_texts"], attributes["num_tokens"]
-    rows = STORAGE_DTYPES[view.dtype]
-    expected: dict[str, tuple[tuple[int | None, ...], np.dtype[Any]]] = {
-        "flags": ((num_texts,), np.dtype("u1")),
-        "keys": ((num_texts, KEY_BYTES), np.dtype("u1")),
-        "row_splits": ((num_texts + 1,), np.dtype("<i8")),
-        "values": ((num_tokens, view.dim), rows),
-        "codes": ((num_tokens,), np.dtype("<u4")),
-        "dictionary": ((None, view.dim), rows),
-        "checksums": ((None,), np.dtype("<u8")),
-    }
-    for name, (_, shape, dtype) in offsets.items():
-        wanted_shape, wanted_dtype = expected[name]
-        fits = len(shape) == len(wanted_shape) and all(
-            want is None or got == want for got, want in zip(shape, wanted_shape, strict=True)
-        )
-        if not fits or dtype != wanted_dtype:
-            raise ValueError(f"{name!r} is {shape} {dtype}; expected {wanted_shape} {wanted_dtype}")
-    del offsets["checksums"]
-    return view, offsets
-
-
-def _check_dataset(
-    file: h5py.File, name: str, num_file_bytes: int
-) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
-    """Byte offset, shape and dtype of a plain contiguous dataset that lies in the file."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name!r} is a link")  # noqa: TRY004 - foreign errors are mapped alike
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"{name!r} is not a dataset")  # noqa: TRY004
-    plist = dataset.id.get_create_plist()
-    plain = plist.get_layout() == h5py.h5d.CONTIGUOUS
-    if not plain or plist.get_external_count() or plist.get_nfilters():
-        raise ValueError(f"{name!r} is not stored plainly")
-    shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
-    if shape is None:
-        raise ValueError(f"{name!r} has no shape")
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes == 0:
-        return 0, shape, dtype
-    if offset is None or offset + num_bytes > num_file_bytes:
-        raise ValueError(f"{name!r} claims {num_bytes} bytes that the file does not have")
-    return int(offset), shape, dtype
-
-
-def _map_arrays(
-    path: Path, offsets: Mapping[str, tuple[int, tuple[int, ...], np.dtype[Any]]]
-) -> Arrays:
+def _map_arrays(path: Path, places: Mapping[str, DatasetPlace]) -> Arrays:
     """Arrays over one read-only memory map of the file."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return {
         name: np.ndarray(shape, dtype, buffer=mapped, offset=offset)
-        for name, (offset, shape, dtype) in offsets.items()
+        for name, (offset, shape, dtype) in places.items()
     }
 
 

@@ -317,10 +317,13 @@ def _content(path: Path) -> list[bytes]:
     """All that a reader may get from a shard, as bytes."""
     shard = Shard(path)
     features = shard.read(np.arange(len(shard)))
-    arrays: list[NDArray[Any]] = [
+    arrays: list[NDArray[Any] | None] = [
         shard.keys, shard.row_splits, shard.flags, features.values, features.row_splits
     ]  # fmt: skip
-    return [shard.view.to_json().encode(), *(array.tobytes() for array in arrays)]
+    for row in range(len(shard)):
+        arrays += [shard.read_spans(row), shard.read_token_ids(row)]
+    found = [b"none" if array is None else array.tobytes() for array in arrays]
+    return [shard.view.to_json().encode(), *found]
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from embedcache.errors import CorruptShardError
 from embedcache.store.store import FeatureStore
 
-NAMES = ("dense.h5", "dictionary.h5")
+NAMES = ("dense.h5", "dictionary.h5", "dense-v2.h5", "dictionary-v2.h5")
 SEED = 20_251_122
 NUM_SCRIBBLES = 300
 NUM_CUTS = 50
@@ -33,11 +34,24 @@ def test_one_flipped_bit_in_any_byte_is_refused(golden: Path, tmp_path: Path, ru
             assert outcomes == {"refused": (golden / name).stat().st_size}
 
 
+def test_one_flipped_bit_is_refused_in_a_shard_of_every_dataset(
+    make_golden: ModuleType, tmp_path: Path, run: Run
+) -> None:
+    # Eight datasets, as many as HDF5 lists in the root's own header.
+    contents = make_golden.golden_contents()
+    extras = contents["dense-v2.h5"].extras
+    path = tmp_path / "all.h5"
+    path.write_bytes(replace(contents["dictionary.h5"], extras=extras).image())
+    outcomes = json.loads(run("flip", path, tmp_path, SEED, 2))
+    assert outcomes == {"refused": -(-path.stat().st_size // 2)}
+
+
+@pytest.mark.parametrize("name", ["dense.h5", "dense-v2.h5"])
 def test_flips_are_seen_as_wrong_vectors_when_the_checksums_are_not_compared(
-    golden: Path, tmp_path: Path, run: Run
+    golden: Path, tmp_path: Path, run: Run, name: str
 ) -> None:
     # The harness itself: with this bug seeded, the test above must fail.
-    outcomes = json.loads(run("flip", golden / "dense.h5", tmp_path, SEED, 3, "no-checksums"))
+    outcomes = json.loads(run("flip", golden / name, tmp_path, SEED, 3, "no-checksums"))
     assert outcomes["wrong"] > 10
 
 

@@ -15,6 +15,8 @@ import xxhash
 import embedcache.store.shard as shard_module
 from embedcache.errors import CorruptShardError, StoreVersionError
 from embedcache.store.shard import Shard
+from embedcache.store.structure import FORMAT_VERSION
+from embedcache.view import SCHEMA_VERSION
 
 Change = Callable[[h5py.File], None]
 
@@ -75,7 +77,7 @@ def _without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_module, "_map_arrays", refuse)
 
 
-@pytest.mark.parametrize("name", ["dense.h5", "dictionary.h5"])
+@pytest.mark.parametrize("name", ["dense.h5", "dictionary.h5", "dense-v2.h5", "dictionary-v2.h5"])
 def test_forged_shard_with_nothing_changed_is_taken(
     golden: Path, tmp_path: Path, name: str
 ) -> None:
@@ -84,6 +86,7 @@ def test_forged_shard_with_nothing_changed_is_taken(
     forged.verify_all()
     rows = np.arange(4)
     np.testing.assert_array_equal(forged.read(rows).values, Shard(golden / name).read(rows).values)
+    np.testing.assert_array_equal(forged.read_spans(1), Shard(golden / name).read_spans(1))
 
 
 def _replace(name: str, **how: Any) -> Change:
@@ -189,6 +192,82 @@ def test_foreign_structure_is_refused_before_data_is_read(
     with pytest.raises(CorruptShardError, match=reason) as caught:
         Shard(path)
     assert "\n" not in str(caught.value)
+
+
+TOKEN_STRUCTURES: dict[str, tuple[Change, str]] = {
+    "too few ids": (_replace("token_ids", data=np.zeros(5, "<u4")), "'token_ids' is"),
+    "ids in two axes": (_replace("token_ids", data=np.zeros((6, 1), "<u4")), "'token_ids' is"),
+    "signed ids": (_replace("token_ids", dtype="<i4"), "int32; expected"),
+    "wide ids": (_replace("token_ids", dtype="<u8"), "uint64; expected"),
+    "big-endian ids": (_replace("token_ids", dtype=">u4"), ">u4; expected"),
+    "chunked ids": (_replace("token_ids", chunks=(2,)), "'token_ids' is not stored plainly"),
+    "too many spans": (_replace("spans", data=np.zeros((7, 2), "<u4")), "'spans' is"),
+    "spans of three": (_replace("spans", data=np.zeros((6, 3), "<u4")), "'spans' is"),
+    "flat spans": (_replace("spans", data=np.zeros(12, "<u4")), "'spans' is"),
+    "spans of a text": (_replace("spans", data=np.zeros((4, 2), "<u4")), "'spans' is"),
+    "wide spans": (_replace("spans", dtype="<u8"), "uint64; expected"),
+    "compressed spans": (_replace("spans", compression="gzip"), "'spans' is not stored plainly"),
+    "extra name": (_extra, r"'note'.*expected.* and perhaps \['spans', 'token_ids'\]"),
+    "no values": (_without("values"), "expected"),
+}
+
+
+@pytest.mark.parametrize("case", TOKEN_STRUCTURES)
+def test_foreign_structure_of_tokens_is_refused_before_data_is_read(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    change, reason = TOKEN_STRUCTURES[case]
+    path = _forge(golden / "dense-v2.h5", tmp_path / "forged.h5", change)
+    _without_data(monkeypatch)
+    with pytest.raises(CorruptShardError, match=reason) as caught:
+        Shard(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", ["token_ids", "spans"])
+def test_version_1_with_token_arrays_is_refused_before_data_is_read(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    left_out = {"token_ids": "spans", "spans": "token_ids"}[kept]
+    for version in (2, 1):
+        path = _forge(
+            golden / "dense-v2.h5",
+            tmp_path / f"{version}.h5",
+            attributes={"version": version},
+            data={left_out: None},
+        )
+        if version == 2:
+            Shard(path).verify_all()
+    _without_data(monkeypatch)
+    with pytest.raises(CorruptShardError, match=f"'{kept}'.*expected.* in version 1"):
+        Shard(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("flag", [1, 2, 3, 4, 6, 128, 255])
+def test_flag_that_the_version_does_not_know_is_refused(
+    golden: Path, tmp_path: Path, version: int, flag: int
+) -> None:
+    path = _forge(
+        golden / "dense.h5",
+        tmp_path / "forged.h5",
+        attributes={"version": version},
+        data={"flags": np.array([0, 0, 0, flag], "u1")},
+    )
+    if flag <= {1: 1, 2: 3}[version]:
+        assert Shard(path).flags.tolist() == [0, 0, 0, flag]
+        return
+    with pytest.raises(CorruptShardError, match=f"flags that version {version} does not know"):
+        Shard(path)
+
+
+@pytest.mark.parametrize("version", [0, -1, -(1 << 63)])
+def test_version_that_never_was_is_refused(golden: Path, tmp_path: Path, version: int) -> None:
+    path = _forge(
+        golden / "dense.h5", tmp_path / "forged.h5", attributes={"version": np.int64(version)}
+    )
+    with pytest.raises(CorruptShardError, match=f"there is no shard format {version}"):
+        Shard(path)
 
 
 def test_small_file_that_claims_petabytes_is_refused(golden: Path, tmp_path: Path) -> None:
@@ -306,6 +385,17 @@ def test_code_past_the_dictionary_is_refused(golden: Path, tmp_path: Path) -> No
             read()
 
 
+@pytest.mark.parametrize("name", ["dense-v2.h5", "dictionary-v2.h5"])
+def test_span_that_ends_before_it_starts_is_refused(
+    golden: Path, tmp_path: Path, name: str
+) -> None:
+    spans = np.array([[0, 0], [0, 3], [0, 1], [6, 2], [7, 11], [0, 2]], "<u4")
+    path = _forge(golden / name, tmp_path / "forged.h5", data={"spans": spans})
+    for read in (Shard.verify_all, lambda shard: shard.read_spans(1)):
+        with pytest.raises(CorruptShardError, match="a span ends before it starts"):
+            read(Shard(path))
+
+
 @pytest.mark.parametrize(
     "checksums", [np.zeros(0, "<u8"), np.zeros(3, "<u8"), np.zeros(6, "<u8"), np.zeros(5, "<u8")]
 )
@@ -346,20 +436,27 @@ def test_newer_version_asks_for_an_upgrade_whatever_else_is_new(
         golden / "dense.h5",
         tmp_path / "newer.h5",
         _extra,
-        attributes={"version": 2, "compression": np.bytes_(b"zstd"), "num_texts": None},
+        attributes={
+            "version": FORMAT_VERSION + 1,
+            "compression": np.bytes_(b"zstd"),
+            "num_texts": None,
+        },
     )
-    with pytest.raises(StoreVersionError, match=r"newer\.h5: shard format 2, .* upgrade") as caught:
+    with pytest.raises(
+        StoreVersionError, match=r"newer\.h5: shard format \d, .* upgrade"
+    ) as caught:
         Shard(path)
     assert "\n" not in str(caught.value)
 
 
 def test_view_of_a_newer_schema_asks_for_an_upgrade(golden: Path, tmp_path: Path) -> None:
+    newer = SCHEMA_VERSION + 1
     with h5py.File(golden / "dense.h5", "r") as file:
-        view = json.loads(file.attrs["view"]) | {"schema": 2, "pooling": "none"}
+        view = json.loads(file.attrs["view"]) | {"schema": newer, "pooling": "none"}
     path = _forge(
         golden / "dense.h5",
         tmp_path / "newer.h5",
         attributes={"view": np.bytes_(json.dumps(view).encode())},
     )
-    with pytest.raises(StoreVersionError, match=r"newer\.h5: view schema 2, .* upgrade"):
+    with pytest.raises(StoreVersionError, match=rf"newer\.h5: view schema {newer}, .* upgrade"):
         Shard(path)

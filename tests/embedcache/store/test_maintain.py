@@ -22,6 +22,7 @@ from embedcache.store.dataset import DatasetWriter
 from embedcache.store.maintain import VerifyReport, verify_store
 from embedcache.store.records import DatasetRecord
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.structure import FORMAT_VERSION
 
 SHARDS = (["a", "b"], ["c"], ["d", "e", "f"])
 
@@ -252,7 +253,7 @@ def test_dataset_and_run_that_the_catalog_does_not_name_are_orphans(
 def _make_newer(path: Path) -> Path:
     """The same shard in a format of tomorrow, under the name that fits."""
     with h5py.File(path, "r+") as file:
-        file.attrs["version"] = 2
+        file.attrs["version"] = FORMAT_VERSION + 1
     renamed = path.with_name(f"{file_digest(path)}.h5")
     path.rename(renamed)
     return renamed
@@ -283,7 +284,7 @@ def test_flipped_version_number_is_damage_and_no_reason_to_upgrade(
     store: FeatureStore, paths: list[Path]
 ) -> None:
     with h5py.File(paths[0], "r+") as file:
-        file.attrs["version"] = 3
+        file.attrs["version"] = FORMAT_VERSION + 1
     assert len(verify_store(store).corrupt) == 1
     assert verify_store(store, fix=True).is_well
     _assert_clean(store)

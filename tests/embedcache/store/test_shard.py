@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,27 +28,59 @@ from embedcache.view import FeatureView
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "shard-format.md"
 
-# Written out by hand: key, was it cut, rows. The order is that of the keys.
+# Written out by hand: key, flags, rows, token ids, spans. The order is that of the keys.
 GOLDEN_DENSE = [
-    ("5a711247b2b24378bbabfb6173b1bf29", True, [[10.0, 11.0, 12.0], [13.0, -14.0, 0.125]]),
+    (
+        "5a711247b2b24378bbabfb6173b1bf29", 1, [[10.0, 11.0, 12.0], [13.0, -14.0, 0.125]],
+        [0, 2919], [[0, 0], [0, 3]],
+    ),
     (
         "c66c614c0c589839d36c8e03e7b76e1e",
-        True,
+        1,
         [[0.5, -1.0, 2.0], [0.25, 65504.0, -0.0], [2**-24, 1.5, 3.0]],
+        [1037, 2204, 2143],
+        [[0, 1], [2, 6], [7, 11]],
     ),
-    ("cae66941d9efbd404e4d88758ea67670", False, []),
-    ("d4b1b0202b21bb84e60a3d272ecab0db", False, [[-7.0, 8.0, 9.5]]),
-]
+    ("cae66941d9efbd404e4d88758ea67670", 0, [], [], []),
+    ("d4b1b0202b21bb84e60a3d272ecab0db", 0, [[-7.0, 8.0, 9.5]], [4294967295], [[0, 2]]),
+]  # fmt: skip
 GOLDEN_DICTIONARY = [
-    ("5a711247b2b24378bbabfb6173b1bf29", True, [[1e30, 3.0], [0.1, -0.2]]),
-    ("c66c614c0c589839d36c8e03e7b76e1e", True, [[0.0, 5.5], [0.1, -0.2], [0.0, 5.5]]),
-    ("cae66941d9efbd404e4d88758ea67670", False, []),
-    ("d4b1b0202b21bb84e60a3d272ecab0db", False, [[1e30, 3.0]]),
-]
+    ("5a711247b2b24378bbabfb6173b1bf29", 1, [[1e30, 3.0], [0.1, -0.2]], None, [[0, 0], [0, 3]]),
+    (
+        "c66c614c0c589839d36c8e03e7b76e1e", 1, [[0.0, 5.5], [0.1, -0.2], [0.0, 5.5]],
+        None, [[0, 1], [2, 6], [7, 11]],
+    ),
+    ("cae66941d9efbd404e4d88758ea67670", 0, [], None, []),
+    ("d4b1b0202b21bb84e60a3d272ecab0db", 0, [[1e30, 3.0]], None, [[0, 2]]),
+]  # fmt: skip
+DENSE_FINGERPRINT = "55c7319f7c696f377c00e49d5fbab778"
+DICTIONARY_FINGERPRINT = "292d61fbf35537e2569b96a7a2efbb06"
+
+
+def _of_version_1(texts: list[Any]) -> list[Any]:
+    return [(key, flags, rows, None, None) for key, flags, rows, _, _ in texts]
+
+
+def _of_version_2(texts: list[Any]) -> list[Any]:
+    """The second text is windowed, not cut."""
+    return [(key, flags + (place == 1), *more) for place, (key, flags, *more) in enumerate(texts)]
+
+
 GOLDEN = [
-    ("dense.h5", "<f2", 3, GOLDEN_DENSE, "55c7319f7c696f377c00e49d5fbab778"),
-    ("dictionary.h5", "<f4", 2, GOLDEN_DICTIONARY, "292d61fbf35537e2569b96a7a2efbb06"),
+    ("dense.h5", "<f2", 3, _of_version_1(GOLDEN_DENSE), DENSE_FINGERPRINT),
+    ("dictionary.h5", "<f4", 2, _of_version_1(GOLDEN_DICTIONARY), DICTIONARY_FINGERPRINT),
+    ("dense-v2.h5", "<f2", 3, _of_version_2(GOLDEN_DENSE), DENSE_FINGERPRINT),
+    ("dictionary-v2.h5", "<f4", 2, GOLDEN_DICTIONARY, DICTIONARY_FINGERPRINT),
 ]
+GOLDEN_NAMES = [name for name, *_ in GOLDEN]
+
+
+def _assert_tokens(found: Any, expected: list[Any] | None, shape: tuple[int, ...]) -> None:
+    if expected is None:
+        assert found is None
+    else:
+        wanted = np.array(expected, "<u4").reshape(-1, *shape)
+        np.testing.assert_array_equal(found, wanted, strict=True)
 
 
 def _expected(rows: list[Any], dtype: str, dim: int) -> np.ndarray[Any, Any]:
@@ -55,22 +88,25 @@ def _expected(rows: list[Any], dtype: str, dim: int) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize(("name", "dtype", "dim", "texts", "fingerprint"), GOLDEN)
-def test_golden_shard_of_version_1_is_read_today(
+def test_golden_shard_of_any_version_is_read_today(
     golden: Path, name: str, dtype: str, dim: int, texts: list[Any], fingerprint: str
 ) -> None:
     shard = Shard(golden / name)
     shard.verify_all()
     assert shard.view.fingerprint == fingerprint
     assert (len(shard), shard.num_tokens) == (4, 6)
-    assert [key.tobytes().hex() for key in shard.keys] == [key for key, _, _ in texts]
-    assert shard.flags.tolist() == [int(was_cut) for _, was_cut, _ in texts]
-    for matrix, (_, _, rows) in zip(shard.read(np.arange(4)), texts, strict=True):
+    assert [key.tobytes().hex() for key in shard.keys] == [key for key, *_ in texts]
+    assert shard.flags.tolist() == [flags for _, flags, *_ in texts]
+    for matrix, (_, _, rows, _, _) in zip(shard.read(np.arange(4)), texts, strict=True):
         np.testing.assert_array_equal(matrix, _expected(rows, dtype, dim), strict=True)
-    if name == "dense.h5":
+    for row, (_, _, _, token_ids, spans) in enumerate(texts):
+        _assert_tokens(shard.read_token_ids(row), token_ids, ())
+        _assert_tokens(shard.read_spans(row), spans, (2,))
+    if dtype == "<f2":
         assert np.signbit(shard.read(np.array([1]))[0][1, 2]), "-0.0 keeps its sign"
 
 
-@pytest.mark.parametrize("name", ["dense.h5", "dictionary.h5"])
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_todays_code_writes_the_golden_bytes(
     golden: Path, make_golden: ModuleType, tmp_path: Path, name: str
 ) -> None:
@@ -86,6 +122,9 @@ def test_todays_code_writes_the_golden_bytes(
         np.testing.assert_array_equal(getattr(now, attribute), getattr(then, attribute))
     rows = np.arange(4)
     np.testing.assert_array_equal(now.read(rows).values, then.read(rows).values, strict=True)
+    for row in range(4):
+        np.testing.assert_array_equal(now.read_spans(row), then.read_spans(row))
+        np.testing.assert_array_equal(now.read_token_ids(row), then.read_token_ids(row))
 
 
 def _reader_of_document() -> tuple[Callable[[Path], Any], str]:
@@ -109,19 +148,24 @@ def test_reader_in_the_document_reads_the_golden_shards(
 ) -> None:
     read_shard, _ = _reader_of_document()
     found = read_shard(golden / name)
-    assert list(found) == [key for key, _, _ in texts]
-    for key, was_cut, rows in texts:
-        matrix, flag = found[key]
-        assert flag is was_cut
-        np.testing.assert_array_equal(matrix, _expected(rows, dtype, dim), strict=True)
+    assert list(found) == [key for key, *_ in texts]
+    for key, flags, rows, token_ids, spans in texts:
+        text = found[key]
+        assert (text["was_cut"], text["was_windowed"]) == (flags in (1, 3), flags in (2, 3))
+        np.testing.assert_array_equal(text["rows"], _expected(rows, dtype, dim), strict=True)
+        _assert_tokens(text.get("token_ids"), token_ids, ())
+        _assert_tokens(text.get("spans"), spans, (2,))
 
 
-def test_reader_in_the_document_refuses_a_changed_value(golden: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataset", ["values", "token_ids", "spans"])
+def test_reader_in_the_document_refuses_a_changed_value(
+    golden: Path, tmp_path: Path, dataset: str
+) -> None:
     read_shard, _ = _reader_of_document()
     path = tmp_path / "changed.h5"
-    path.write_bytes((golden / "dense.h5").read_bytes())
+    path.write_bytes((golden / "dense-v2.h5").read_bytes())
     with h5py.File(path, "r+") as file:
-        file["values"][0, 0] += 1
+        file[dataset][...] += 1
     with pytest.raises(ValueError, match="not what was written"):
         read_shard(path)
 
@@ -189,6 +233,104 @@ def test_empty_and_tiny_shards_are_whole(tmp_path: Path, lengths: list[int], enc
     assert _reader_of_document()[0](shard.path).keys() == {
         key.tobytes().hex() for key in shard.keys
     }
+
+
+def _with_tokens(content: ShardContent, *names: str) -> ShardContent:
+    """The content with token ids and spans that count up."""
+    num_tokens = int(content.row_splits[-1])
+    numbers = np.arange(num_tokens, dtype="<u4")
+    arrays = {"token_ids": numbers * 7, "spans": np.stack([numbers, numbers * 2], axis=1)}
+    return replace(content, extras={name: arrays[name] for name in names})
+
+
+@pytest.mark.parametrize("encoding", ["dense", "dictionary"])
+@pytest.mark.parametrize("names", [["token_ids"], ["spans"], ["token_ids", "spans"]])
+@pytest.mark.parametrize("lengths", [[], [0, 0], [0, 3, 0, 0, 1, 0]])
+def test_token_ids_and_spans_stand_with_either_encoding(
+    tmp_path: Path, lengths: list[int], names: list[str], encoding: str
+) -> None:
+    content = _with_tokens(_content(lengths, encoding=encoding), *names)
+    shard = Shard(_write(content, tmp_path))
+    shard.verify_all()
+    np.testing.assert_array_equal(shard.read(np.arange(len(lengths))).values, _rows(content))
+    from_document = list(_reader_of_document()[0](shard.path).values())
+    for row in range(len(lengths)):
+        start, stop = content.row_splits[row : row + 2]
+        found = {"token_ids": shard.read_token_ids(row), "spans": shard.read_spans(row)}
+        for name, array in found.items():
+            if name in names:
+                expected = content.extras[name][start:stop]
+                np.testing.assert_array_equal(array, expected, strict=True)
+                np.testing.assert_array_equal(from_document[row][name], expected, strict=True)
+            else:
+                assert array is None
+                assert name not in from_document[row]
+    for row in (-1, len(lengths)):
+        with pytest.raises(IndexError):
+            shard.read_spans(row)
+
+
+def test_read_tokens_are_the_callers(golden: Path) -> None:
+    shard = Shard(golden / "dense-v2.h5")
+    for read in (shard.read_spans, shard.read_token_ids):
+        first = read(1)
+        assert first is not None
+        before = first.copy()
+        first[...] = 99
+        np.testing.assert_array_equal(read(1), before)
+
+
+@pytest.mark.parametrize(
+    ("flag", "names", "version"),
+    [
+        (0, [], 1),
+        (1, [], 1),
+        (2, [], 2),
+        (3, [], 2),
+        (0, ["token_ids"], 2),
+        (1, ["spans"], 2),
+    ],
+)
+def test_shard_has_the_least_version_that_can_say_it(
+    tmp_path: Path, flag: int, names: list[str], version: int
+) -> None:
+    content = _with_tokens(_content([1, 2]), *names)
+    content.flags[1] = flag
+    path = _write(content, tmp_path)
+    assert Shard(path).flags.tolist() == [0, flag]
+    with h5py.File(path, "r") as file:
+        assert file.attrs["version"] == version
+
+
+def test_only_touched_blocks_of_tokens_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Texts of 5 tokens in blocks of 64 bytes: 8 spans or 16 ids a block, so texts straddle.
+    monkeypatch.setattr(shard_module, "BLOCK_BYTES", 64)
+    content = _with_tokens(_content([5] * 8), "spans", "token_ids")
+    path = _write(content, tmp_path)
+    image = path.read_bytes()
+    for name, token_bytes in (("spans", 8), ("token_ids", 4)):
+        expected = content.extras[name]
+        with h5py.File(path, "r") as file:
+            offset = file[name].id.get_offset()
+        for block in range(-(-expected.nbytes // 64)):
+            damaged = bytearray(image)
+            damaged[offset + block * 64 + 4] ^= 1
+            other = tmp_path / "damaged.h5"
+            other.write_bytes(damaged)
+            for row in range(8):
+                shard = Shard(other)
+                read = shard.read_spans if name == "spans" else shard.read_token_ids
+                first, last = row * 5 * token_bytes, (row + 1) * 5 * token_bytes - 1
+                if first // 64 <= block <= last // 64:
+                    with pytest.raises(CorruptShardError, match=f"block {block} of '{name}'"):
+                        read(row)
+                else:
+                    np.testing.assert_array_equal(read(row), expected[row * 5 : row * 5 + 5])
+                shard.read(np.arange(8))
+            with pytest.raises(CorruptShardError):
+                Shard(other).verify_all()
 
 
 def test_rows_straddle_blocks_and_only_touched_blocks_are_checked(

@@ -6,6 +6,7 @@ import resource
 import sys
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import ModuleType
@@ -38,12 +39,15 @@ from embedcache.view import FeatureView
 NUM_EXAMPLES = 12
 
 
-def _add(writer: Any, texts: list[str], lengths: list[int], values: Any) -> None:
+def _add(
+    writer: Any, texts: list[str], lengths: list[int], values: Any, flags: Any = None, **tokens: Any
+) -> None:
     writer.add_values(
         keys_of_texts(texts),
         np.array(lengths, np.int64),
-        np.zeros(len(texts), np.bool_),
+        np.zeros(len(texts), np.bool_) if flags is None else flags,
         values=values,
+        **tokens,
     )
 
 
@@ -234,7 +238,7 @@ def test_store_behaves_as_a_dict(
 def test_many_texts_are_put_in_key_order_some_at_a_time(
     store: FeatureStore, programs: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "_REORDER_TEXTS", 7)
+    monkeypatch.setattr(writer_module, "_SCATTER_TEXTS", 7)
     texts = [str(number) for number in range(100)]
     programs.put(store, texts[:50])
     programs.put(store, texts[50:], encoding="dictionary")
@@ -288,6 +292,159 @@ def test_flag_of_a_cut_text_is_kept(store: FeatureStore, programs: ModuleType) -
     writer.flush()
     refs, _ = store.locate(programs.VIEW, ["c", "b", "a"])
     assert refs.truncated.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("flags", [[0, 1, 2, 3], [False, True, False, True]])
+def test_flags_are_bits_or_tell_what_was_cut(
+    store: FeatureStore, programs: ModuleType, flags: list[Any]
+) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW)
+    texts = ["a", "b", "c", "d"]
+    given = np.array(flags, np.bool_ if flags[0] is False else np.uint8)
+    _add(writer, texts[:3], [1, 1, 1], np.ones((3, 4), np.float16), given[:3])
+    _add(writer, texts[3:], [1], np.ones((1, 4), np.float16), given[3:])
+    writer.flush()
+    refs, _ = store.locate(programs.VIEW, texts[::-1])
+    assert refs.truncated.tolist() == [True, False, True, False]
+    assert refs.windowed.tolist() == [flag in (2, 3) for flag in flags[::-1]]
+    assert refs.take(np.array([0, 3])).windowed.tolist() == [flags[3] == 3, False]
+
+
+def _tokens_of(texts: list[str], lengths: list[int], names: list[str]) -> dict[str, Any]:
+    """Token ids and spans made from the texts' keys, so that every text has its own."""
+    starts = [int(key[:2].view(np.uint16)[0]) for key in keys_of_texts(texts)]
+    numbers = np.concatenate(
+        [np.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)]
+    ).astype(np.uint32)
+    arrays = {"token_ids": numbers, "spans": np.stack([numbers, numbers + numbers % 3], axis=1)}
+    return {name: arrays[name] for name in names}
+
+
+@pytest.mark.parametrize("encoding", ["dense", "dictionary"])
+@pytest.mark.parametrize("names", [[], ["token_ids"], ["spans"], ["token_ids", "spans"]])
+def test_tokens_follow_their_rows_into_key_order(
+    store: FeatureStore,
+    programs: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+    encoding: str,
+) -> None:
+    monkeypatch.setattr(writer_module, "_SCATTER_TEXTS", 7)
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW, limits=WriterLimits(encoding=encoding))
+    table = np.arange(2000, dtype=np.float16).reshape(500, 4)
+    texts = [str(number) for number in range(100)]
+    lengths = [number % 6 for number in range(100)]
+    codes = np.arange(sum(lengths), dtype=np.uint32)
+    splits = np.cumsum([0, *lengths])
+    # Parts smaller and larger than what is put in its place at a time; one shard of them all.
+    for first, last in ((0, 1), (1, 4), (4, 50), (50, 50), (50, 100)):
+        part = codes[splits[first] : splits[last]]
+        tokens = _tokens_of(texts[first:last] or [""], lengths[first:last] or [0], names)
+        more = (np.array(lengths[first:last], np.int64), np.zeros(last - first, np.uint8))
+        keys = keys_of_texts(texts[first:last])
+        if encoding == "dense":
+            writer.add_values(keys, *more, values=table[part], **tokens)
+        else:
+            writer.add_codes(keys, *more, codes=part, table=table, **tokens)
+    writer.flush()
+    asked = texts[::-1]
+    refs, reader = store.locate(programs.VIEW, asked)
+    records, features = reader.token_records(refs), reader.gather(refs)
+    for place, text in enumerate(asked):
+        number = int(text)
+        expected = table[splits[number] : splits[number + 1]]
+        np.testing.assert_array_equal(features[place], expected)
+        tokens = _tokens_of([text], [lengths[number]], names)
+        for name in ("token_ids", "spans"):
+            found = getattr(records[place], name)
+            if name in names:
+                np.testing.assert_array_equal(found, tokens[name], strict=True)
+            else:
+                assert found is None
+    assert verify_store(store).is_well
+
+
+def test_rows_that_are_not_contiguous_are_stored_as_they_are(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW)
+    wide = np.arange(48, dtype=np.float16).reshape(6, 8)
+    numbers = np.arange(12, dtype=np.uint32)
+    tokens = {"token_ids": numbers[::2], "spans": np.array([numbers[:6], numbers[6:]]).T}
+    _add(writer, ["a", "b"], [2, 4], wide[:, ::2], **tokens)
+    writer.flush()
+    refs, reader = store.locate(programs.VIEW, ["a", "b"])
+    np.testing.assert_array_equal(reader.gather(refs).values, wide[:, ::2])
+    first, second = reader.token_records(refs)
+    assert first.token_ids is not None
+    assert second.spans is not None
+    assert first.token_ids.tolist() == [0, 2]
+    assert second.spans.tolist() == [[2, 8], [3, 9], [4, 10], [5, 11]]
+
+
+def test_token_records_of_several_shards_and_of_texts_that_are_missing(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    for text, names in (("a", ["spans"]), ("b", []), ("c", ["token_ids"])):
+        writer = store.writer(programs.VIEW)
+        _add(writer, [text], [2], np.ones((2, 4), np.float16), **_tokens_of([text], [2], names))
+        writer.flush()
+    reader = store.reader(programs.VIEW)
+    refs = reader.locate(keys_of_texts(["c", "x", "b", "a", "c"]))
+    records = reader.token_records(refs)
+    has_spans = [record.spans is not None for record in records]
+    has_token_ids = [record.token_ids is not None for record in records]
+    assert has_spans == [False, False, False, True, False]
+    assert has_token_ids == [True, False, False, False, True]
+    for place in (0, 4):
+        expected = _tokens_of(["c"], [2], ["token_ids"])["token_ids"]
+        np.testing.assert_array_equal(records[place].token_ids, expected)
+    assert reader.token_records(refs.take(np.zeros(0, np.int64))) == []
+
+
+def test_flush_holds_two_copies_of_the_rows_at_most(
+    store: FeatureStore, programs: ModuleType
+) -> None:
+    """One in key order and the file's image: with what was added, three times the rows."""
+    view = replace(programs.VIEW, dim=256)
+    store.catalog.add_view(view, "x")
+    writer = store.writer(view, limits=WriterLimits(encoding="dense"))
+    num_bytes = 0
+    for part in range(400):
+        texts = [f"{part} {number}" for number in range(10)]
+        values = np.full((40, 256), part, np.float16)
+        num_bytes += values.nbytes
+        _add(writer, texts, [4] * 10, values)
+    tracemalloc.start()
+    try:
+        writer.flush()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_bytes < peak < 2.3 * num_bytes
+    assert (store.get(view, ["399 9"]).values == 399).all()
+
+
+def test_shard_is_due_by_bytes_of_tokens_too(store: FeatureStore, programs: ModuleType) -> None:
+    for tokens, is_due in (
+        ({}, False),
+        ({"token_ids": np.zeros(10, np.uint32)}, False),
+        ({"spans": np.zeros((10, 2), np.uint32)}, True),
+    ):
+        for kind in ("codes", "values"):
+            limits = WriterLimits(max_shard_bytes=160, encoding="dense")
+            writer = store.writer(programs.VIEW, limits=limits)
+            text = (keys_of_texts(["a"]), np.array([10]), np.zeros(1, np.uint8))
+            if kind == "codes":
+                codes = np.zeros(10, np.uint32)
+                writer.add_codes(*text, codes=codes, table=np.ones((1, 4), np.float16), **tokens)
+            else:
+                writer.add_values(*text, values=np.ones((10, 4), np.float16), **tokens)
+            assert writer.is_due is is_due
 
 
 def test_shard_is_due_by_bytes_by_texts_and_by_age(
@@ -360,6 +517,23 @@ UNFIT: dict[str, dict[str, Any]] = {
     "too few lengths": {"lengths": [3]},
     "a key twice": {"texts": ["a", "a"]},
     "a pending key": {"texts": ["a", "pending"]},
+    "too few flags": {"flags": np.zeros(1, np.uint8)},
+    "flags in two axes": {"flags": np.zeros((2, 1), np.bool_)},
+    "wide flags": {"flags": np.zeros(2, np.int64)},
+    "an unknown flag": {"flags": np.array([0, 4], np.uint8)},
+    "ids where there are none": {"token_ids": np.zeros(3, np.uint32)},
+    "spans where there are none": {"spans": np.zeros((3, 2), np.uint32)},
+}
+UNFIT_TOKENS: dict[str, dict[str, Any]] = {
+    "too few ids": {"token_ids": np.zeros(2, np.uint32)},
+    "ids in two axes": {"token_ids": np.zeros((3, 1), np.uint32)},
+    "signed ids": {"token_ids": np.zeros(3, np.int32)},
+    "no ids": {"token_ids": None},
+    "too many spans": {"spans": np.zeros((4, 2), np.uint32)},
+    "flat spans": {"spans": np.zeros(6, np.uint32)},
+    "wide spans": {"spans": np.zeros((3, 2), np.int64)},
+    "a span that ends before it starts": {"spans": np.array([[0, 1], [5, 4], [7, 7]], np.uint32)},
+    "no spans": {"spans": None},
 }
 
 
@@ -382,6 +556,37 @@ def test_what_would_make_an_unreadable_shard_is_refused_before_it_is_taken(
     writer.flush()
     assert store.contains(programs.VIEW, ["a", "b", "pending"]).all()
     assert verify_store(store).rows == 3
+
+
+@pytest.mark.parametrize("kind", ["codes", "values"])
+@pytest.mark.parametrize("case", UNFIT_TOKENS)
+def test_tokens_that_do_not_fit_are_refused_before_they_are_taken(
+    store: FeatureStore, programs: ModuleType, case: str, kind: str
+) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW)
+    table = np.ones((3, 4), np.float16)
+    rows = {
+        "codes": {"codes": np.arange(3, dtype=np.uint32), "table": table},
+        "values": {"values": table},
+    }
+    add = {"codes": writer.add_codes, "values": writer.add_values}[kind]
+    lengths, flags = np.array([1, 2]), np.zeros(2, np.uint8)
+    tokens: dict[str, Any] = {
+        "token_ids": np.arange(3, dtype=np.uint32),
+        "spans": np.array([[0, 1], [4, 4], [4, 7]], np.uint32),
+    }
+    add(keys_of_texts(["p", "q"]), lengths, flags, **rows[kind], **tokens)
+    with pytest.raises(EncodingError) as caught:
+        add(keys_of_texts(["a", "b"]), lengths, flags, **rows[kind], **tokens | UNFIT_TOKENS[case])
+    assert "\n" not in str(caught.value)
+    add(keys_of_texts(["a", "b"]), lengths, flags, **rows[kind], **tokens)
+    writer.flush()
+    refs, reader = store.locate(programs.VIEW, ["b", "q"])
+    for record in reader.token_records(refs):
+        assert record.spans is not None
+        assert record.spans.tolist() == [[4, 4], [4, 7]]
+    assert verify_store(store).rows == 4
 
 
 @pytest.mark.parametrize(
@@ -424,6 +629,24 @@ def test_one_shard_does_not_mix_codes_and_values(store: FeatureStore, programs: 
         _add(writer, ["c"], [1], table)
     writer.flush()
     assert store.contains(programs.VIEW, ["a", "b", "c"]).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("names", [["token_ids"], ["spans"], ["token_ids", "spans"]])
+def test_one_shard_has_the_tokens_of_all_its_texts_or_of_none(
+    store: FeatureStore, programs: ModuleType, names: list[str]
+) -> None:
+    store.catalog.add_view(programs.VIEW, "x")
+    writer = store.writer(programs.VIEW)
+    rows = np.ones((1, 4), np.float16)
+    kinds: list[dict[str, Any]] = [{}, _tokens_of(["a"], [1], names)]
+    for number, (first, second) in enumerate((kinds, kinds[::-1])):
+        _add(writer, [f"{number} a"], [1], rows, **first)
+        with pytest.raises(EncodingError, match=f"{names[-1]} of all|{names[0]} of all"):
+            _add(writer, [f"{number} b"], [1], rows, **second)
+        writer.flush()
+        _add(writer, [f"{number} b"], [1], rows, **second)
+        writer.flush()
+    assert store.contains(programs.VIEW, ["0 a", "0 b", "1 a", "1 b"]).all()
 
 
 def test_catalog_that_is_locked_acknowledges_nothing(
@@ -496,9 +719,10 @@ def _interrupt_at(number: int, file: str) -> Any:
     return trace
 
 
+@pytest.mark.parametrize("names", [[], ["token_ids", "spans"]])
 @pytest.mark.parametrize("encoding", ["dense", "dictionary"])
 def test_writer_interrupted_at_any_line_writes_nothing_wrong(
-    store: FeatureStore, programs: ModuleType, encoding: str
+    store: FeatureStore, programs: ModuleType, encoding: str, names: list[str]
 ) -> None:
     view = programs.VIEW
     table = np.arange(8 * view.dim, dtype=view.dtype).reshape(8, view.dim)
@@ -520,6 +744,7 @@ def test_writer_interrupted_at_any_line_writes_nothing_wrong(
                     np.zeros(1, np.bool_),
                     codes=rows,
                     table=table,
+                    **_tokens_of([text], [len(rows)], names),
                 )
         except KeyboardInterrupt:
             num_interrupted += 1
@@ -530,6 +755,10 @@ def test_writer_interrupted_at_any_line_writes_nothing_wrong(
         writer.flush()
         for text in np.array(texts)[store.contains(view, texts)]:
             np.testing.assert_array_equal(store.get(view, [text])[0], table[expected[text]])
+            refs, reader = store.locate(view, [text])
+            for name, array in _tokens_of([text], [len(expected[text])], names).items():
+                found = getattr(reader.token_records(refs)[0], name)
+                np.testing.assert_array_equal(found, array)
     assert num_interrupted > 20
     assert verify_store(store).is_well
 

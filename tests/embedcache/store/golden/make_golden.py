@@ -18,6 +18,7 @@ from embedcache.ragged import expand_ranges, splits_of_lengths
 from embedcache.store.shard import ShardContent
 from embedcache.view import FeatureView
 
+# Version 1. Nothing of this may change any more: these shards are read for ever.
 TEXTS = ["a good film", "", "é", "bad"]
 LENGTHS = np.array([3, 0, 1, 2])
 TRUNCATED = np.array([1, 0, 0, 1], np.uint8)
@@ -53,23 +54,37 @@ DICTIONARY = np.array([[0.1, -0.2], [1e30, 3.0], [0.0, 5.5]], "<f4")
 CODES = np.array([2, 0, 2, 1, 1, 0], "<u4")
 
 
-def golden_images() -> dict[str, bytes]:
-    """File name → bytes, as today's code writes them."""
+# Version 2: the texts, views and rows of version 1, and what it lacks.
+WINDOWED = np.array([2, 0, 0, 1], np.uint8)
+TOKEN_IDS = np.array([1037, 2204, 2143, 4294967295, 0, 2919], "<u4")
+SPANS = np.array([[0, 1], [2, 6], [7, 11], [0, 2], [0, 0], [0, 3]], "<u4")
+
+
+def golden_contents() -> dict[str, ShardContent]:
+    """File name → what is in it, in the order of the keys."""
     keys = keys_of_texts(TEXTS)
     order = sort_order(keys)
-    rows = expand_ranges(splits_of_lengths(LENGTHS)[:-1][order], LENGTHS[order])
+    tokens = expand_ranges(splits_of_lengths(LENGTHS)[:-1][order], LENGTHS[order])
+    dense = {"values": DENSE_ROWS[tokens]}
+    dictionary = {"codes": CODES[tokens], "dictionary": DICTIONARY}
+    spans = {"spans": SPANS[tokens]}
+    both = {"token_ids": TOKEN_IDS[tokens], **spans}
     contents = {
-        "dense.h5": (DENSE_VIEW, {"values": DENSE_ROWS[rows]}),
-        "dictionary.h5": (DICTIONARY_VIEW, {"codes": CODES[rows], "dictionary": DICTIONARY}),
+        "dense.h5": (DENSE_VIEW, TRUNCATED, dense, {}),
+        "dictionary.h5": (DICTIONARY_VIEW, TRUNCATED, dictionary, {}),
+        "dense-v2.h5": (DENSE_VIEW, WINDOWED, dense, both),
+        "dictionary-v2.h5": (DICTIONARY_VIEW, TRUNCATED, dictionary, spans),
     }
+    splits = splits_of_lengths(LENGTHS[order])
     return {
-        name: bytes(
-            ShardContent(
-                view, keys[order], splits_of_lengths(LENGTHS[order]), TRUNCATED[order], arrays
-            ).image()
-        )
-        for name, (view, arrays) in contents.items()
+        name: ShardContent(view, keys[order], splits, flags[order], rows, extras)
+        for name, (view, flags, rows, extras) in contents.items()
     }
+
+
+def golden_images() -> dict[str, bytes]:
+    """File name → bytes, as today's code writes them."""
+    return {name: bytes(content.image()) for name, content in golden_contents().items()}
 
 
 def main() -> None:
