@@ -1,0 +1,38 @@
+"""A module cache of its own for every test here, and a real server of modules."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from embedcache.modules.cache import ModuleCache
+from tests.embedcache.modules.module_server import ModuleServer, pack
+
+
+@pytest.fixture(autouse=True)
+def module_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleCache:
+    """An empty cache, which is also the default one of the test."""
+    path = tmp_path / "modules"
+    monkeypatch.setenv("EMBEDCACHE_MODULES", str(path))
+    return ModuleCache(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_module(make_module: Callable[..., Path]) -> Path:
+    """A small real SavedModel. Not to be changed."""
+    return make_module(dim=2)
+
+
+@pytest.fixture
+def module_server(tiny_module: Path) -> Iterator[ModuleServer]:
+    with ModuleServer(pack(tiny_module)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
+        server.may_go_on.set()
+        server.partners.abort()
+        server.shutdown()
+        thread.join()
