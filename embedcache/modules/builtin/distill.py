@@ -29,14 +29,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from embedcache.errors import ModuleError
-from embedcache.modules.builtin.bert import BertEncoder, load_encoder
+from embedcache.modules.bert_encoder import BertEncoder, load_encoder
 from embedcache.modules.builtin.characters import build_pages
-from embedcache.modules.builtin.wordpiece import load_vocab, split_word, whole_words
 from embedcache.modules.builtin.words_module import (
     WordTokenizer,
     quantize_rows,
     save_words_module,
 )
+from embedcache.modules.wordpiece import load_vocab, split_word, whole_words
 
 __all__ = ["average_layers", "encode_words", "main", "reduce_dimensions", "select_tokens"]
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from embedcache.modules.builtin.characters import PAGE_SIZE, CharacterKind, CharacterPages
+from embedcache.modules.saving import line_numbers
 
 __all__ = ["WordTokenizer", "WordsModule", "quantize_rows", "save_words_module"]
 
@@ -132,14 +133,9 @@ class WordsModule(tf.Module):  # type: ignore[misc]
         self._scales = tf.Variable(np.append(scales, 1.0), False, dtype=tf.float32, name="scales")
         self._tokenizer = WordTokenizer(pages)
         self._vocab_asset = tf.saved_model.Asset(str(vocab_file))
-        initializer = tf.lookup.TextFileInitializer(
-            self._vocab_asset,
-            tf.string,
-            tf.lookup.TextFileIndex.WHOLE_LINE,
-            tf.int64,
-            tf.lookup.TextFileIndex.LINE_NUMBER,
+        self._rows = tf.lookup.StaticHashTable(
+            line_numbers(self._vocab_asset), default_value=num_tokens
         )
-        self._rows = tf.lookup.StaticHashTable(initializer, default_value=num_tokens)
         self.variables = [self._codes, self._scales, *self._tokenizer.variables]
         self.trainable_variables: Any = []
         self.regularization_losses: Any = []

@@ -11,12 +11,21 @@ from pathlib import Path
 
 from embedcache.errors import ModuleError
 
-__all__ = ["is_special", "load_vocab", "split_word", "whole_words"]
+__all__ = [
+    "CONTINUATION",
+    "MAX_WORD_CHARACTERS",
+    "UNKNOWN_PIECE",
+    "is_special",
+    "load_vocab",
+    "longest_piece",
+    "split_word",
+    "whole_words",
+]
 
 UNKNOWN_PIECE = "[UNK]"
-_CONTINUATION = "##"
+CONTINUATION = "##"
 # Longer words are one unknown piece, as in google-research/bert.
-_MAX_WORD_CHARACTERS = 100
+MAX_WORD_CHARACTERS = 100
 
 
 def load_vocab(path: Path) -> dict[str, int]:
@@ -45,8 +54,13 @@ def is_special(piece: str) -> bool:
 def whole_words(vocab: Mapping[str, int]) -> list[str]:
     """Return the pieces that are neither continuations nor special, in the order of `vocab`."""
     return [
-        piece for piece in vocab if not piece.startswith(_CONTINUATION) and not is_special(piece)
+        piece for piece in vocab if not piece.startswith(CONTINUATION) and not is_special(piece)
     ]
+
+
+def longest_piece(vocab: Mapping[str, int]) -> int:
+    """Return the characters of the longest piece, without the mark of a continuation; or 0."""
+    return max((len(piece.removeprefix(CONTINUATION)) for piece in vocab), default=0)
 
 
 def split_word(word: str, vocab: Mapping[str, int]) -> list[str]:
@@ -59,12 +73,12 @@ def split_word(word: str, vocab: Mapping[str, int]) -> list[str]:
     Returns:
         The pieces, or ``["[UNK]"]`` where some part of the word matches none.
     """
-    if len(word) > _MAX_WORD_CHARACTERS:
+    if len(word) > MAX_WORD_CHARACTERS:
         return [UNKNOWN_PIECE]
     pieces: list[str] = []
     start = 0
     while start < len(word):
-        prefix = _CONTINUATION if start else ""
+        prefix = CONTINUATION if start else ""
         for end in range(len(word), start, -1):
             piece = prefix + word[start:end]
             if piece in vocab:
