@@ -6,19 +6,50 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.common import format_bytes, json_option, open_user_store, print_json, store_path
+from cli.common import (
+    format_bytes,
+    json_option,
+    open_user_store,
+    plural,
+    print_json,
+    store_path,
+)
 
 if TYPE_CHECKING:
     from embedcache.plan import BuildPlan
     from embedcache.precompute import BuildOptions, BuildReport
 
+_BUILD_SETTINGS = (
+    "preprocess",
+    "granularity",
+    "layer",
+    "keep_special_tokens",
+    "context_words",
+    "max_tokens",
+    "overflow",
+    "dtype",
+    "batch_tokens",
+)
 _FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
 
 
 @click.command("build")
 @click.argument("corpus", nargs=-1, required=True, metavar="[SPLIT=]PATH...")
 @click.option("--module", default="builtin:en-words-128", show_default=True, metavar="HANDLE",
-              help="A SavedModel's folder, a TF Hub URL, or builtin:NAME.")  # fmt: skip
+              help="A SavedModel's folder or .tar.gz, a TF Hub or Kaggle URL, or builtin:NAME."
+              )  # fmt: skip
+@click.option("--preprocess", metavar="HANDLE", help="The preprocessor of an encoder of word"
+              " pieces.  [default: the one known for it]")  # fmt: skip
+@click.option("--granularity", type=click.Choice(["token", "sentence", "window"]),
+              help="What a row stands for, where the module gives a vector a text."
+              "  [default: by module]")  # fmt: skip
+@click.option("--layer", metavar="L[,L...]|mean|all", help="Layers that make a row: a number, a"
+              " name, several side by side, their mean, or all kept apart for the trainer to mix."
+              "  [default: the module's output]")  # fmt: skip
+@click.option("--keep-special-tokens", is_flag=True,
+              help="Keep the rows of special tokens such as [CLS].")  # fmt: skip
+@click.option("--context-words", type=click.IntRange(0), metavar="N",
+              help="With --granularity window: words on either side.  [default: 2]")  # fmt: skip
 @click.option("--dataset", metavar="NAME", help="Name to register the corpus under.  [default: the"
               " first file's name up to its first dot]")  # fmt: skip
 @click.option("--format", "file_format", type=click.Choice(_FORMATS),
@@ -34,12 +65,16 @@ _FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
               show_default=True, help="Longest line or text that is read.")  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True,
               help="Rows kept of a text at most.")  # fmt: skip
-@click.option("--overflow", type=click.Choice(["truncate", "error"]), default="truncate",
-              show_default=True, help="What to do with a longer text.")  # fmt: skip
+@click.option("--overflow", type=click.Choice(["truncate", "error", "window"]),
+              default="truncate", show_default=True, help="What to do with a longer text: cut it,"
+              " stop, or stitch overlapping windows of so many tokens.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16",
               show_default=True, help="Numbers in the store.")  # fmt: skip
 @click.option("--encoding", type=click.Choice(["auto", "dense", "dictionary"]), default="auto",
               show_default=True, help="Rows spelled out, or each distinct one once.")  # fmt: skip
+@click.option("--batch-tokens", type=click.IntRange(1), default=4096, show_default=True,
+              help="Tokens that a contextual module gets at once; halved when memory runs out."
+              )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
 @json_option
 @click.pass_context
@@ -79,9 +114,7 @@ def _options(settings: dict[str, Any]) -> BuildOptions:
     from embedcache.store.writer import WriterLimits
 
     return BuildOptions(
-        max_tokens=settings["max_tokens"],
-        overflow=settings["overflow"],
-        dtype=settings["dtype"],
+        **{name: settings[name] for name in _BUILD_SETTINGS},
         limits=WriterLimits(encoding=settings["encoding"]),
         corpus=CorpusOptions(
             format=settings["file_format"],
@@ -101,10 +134,17 @@ def _print_report(report: BuildReport) -> None:
         f" {report.hits:,} hits, {report.misses:,} misses"
     )
     if report.misses:
-        cut = f", {report.truncated:,} texts cut" if report.truncated else ""
+        cut = f", {plural(report.truncated, 'text')} cut" if report.truncated else ""
+        if report.windowed:
+            cut += f", {plural(report.windowed, 'text')} stitched from windows"
         click.echo(
             f"{report.tokens:,} tokens{cut} in {report.shards} new"
             f" shard{'s' if report.shards != 1 else ''}, {format_bytes(report.bytes)}"
+        )
+    if report.misses:
+        click.echo(
+            f"checked alone against the module: {plural(report.fidelity['texts'], 'text')}, largest"
+            f" difference {report.fidelity['max_difference']:.2g}"
         )
     click.echo(f"{report.seconds:.2f} s, {report.texts_per_second:,.0f} texts/s")
     click.echo(

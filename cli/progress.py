@@ -58,10 +58,12 @@ class ProgressBar:
 
 def progress_line(progress: BuildProgress, *, seconds: float, bar: bool) -> str:
     """``[######……] 25 % · 12,000 texts · 800 new · 4,000 texts/s · 0:09 left``."""
-    rate = progress.texts / max(seconds, 1e-9)
+    rate = (progress.texts - progress.waiting) / max(seconds, 1e-9)
     parts = [f"{progress.texts:,} texts", f"{progress.misses:,} new", f"{rate:,.0f} texts/s"]
     if progress.bytes_total:
-        done = min(1.0, progress.bytes_read / progress.bytes_total)
+        # What was read but waits to be computed is not done.
+        finished = 1 - progress.waiting / max(1, progress.texts)
+        done = min(1.0, progress.bytes_read / progress.bytes_total) * finished
         filled = round(_BAR_WIDTH * done)
         drawn = "[" + "#" * filled + "." * (_BAR_WIDTH - filled) + "] " if bar else ""
         parts.insert(0, f"{drawn}{100 * done:3.0f} %")

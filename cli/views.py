@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 
 import click
 
@@ -39,7 +39,11 @@ def show_view(context: click.Context, view: str, as_json: bool) -> None:
     fields = {
         "fingerprint": record.fingerprint,
         "handle": record.handle,
-        **json.loads(record.view.to_json()),
+        "preprocess": record.preprocess,
+        **asdict(record.view),
+        "schema": record.view.schema,
+        "checked_texts": record.checked_texts,
+        "max_difference": record.max_difference,
     }
     if as_json:
         print_json(fields)

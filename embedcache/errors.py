@@ -3,8 +3,10 @@
     EmbedCacheError
     ├── CorpusError             a corpus cannot be read: names the file and the line
     ├── ModuleError             a module cannot be loaded, or is not a text module
-    │   └── ModuleChangedError  the files behind a pinned handle are not what they were
+    │   ├── ModuleChangedError  the files behind a pinned handle are not what they were
+    │   └── ModuleMemoryError   a batch is too large for the memory: a smaller one may do
     ├── EncodingError           a module returned what cannot be stored: wrong shape, NaN, overflow
+    │   └── FidelityError       what was computed in a batch is not what the module gives alone
     ├── StoreError              the store cannot be used
     │   ├── NotAStoreError      no store there
     │   ├── StoreVersionError   made by a newer embedcache
@@ -41,8 +43,16 @@ class ModuleChangedError(ModuleError):
     """The files behind a handle are not those that the view was made with."""
 
 
+class ModuleMemoryError(ModuleError):
+    """A module ran out of memory on a batch; a smaller one may do."""
+
+
 class EncodingError(EmbedCacheError):
     """A module returned what cannot be stored: wrong shape or dtype, NaN, overflow."""
+
+
+class FidelityError(EncodingError):
+    """Rows computed in a batch differ from those that the module gives for the text alone."""
 
 
 class StoreError(EmbedCacheError):

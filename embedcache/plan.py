@@ -16,7 +16,7 @@ from embedcache.corpus import CorpusReader, DocumentBatch, Source
 from embedcache.errors import NotAStoreError
 from embedcache.keys import KEY_BYTES, Keys, keys_of_utf8
 from embedcache.pinning import pin_module
-from embedcache.precompute import BuildOptions, view_of
+from embedcache.precompute import BuildOptions
 from embedcache.store.dataset import count_unique
 from embedcache.store.publish import mapped_os_errors
 from embedcache.store.reader import ViewReader
@@ -82,8 +82,9 @@ def plan_build(
     corpus = CorpusReader(sources, options.corpus)
     _ = corpus.bytes_total  # a file that is not there is told before the module is looked at
     store = None if _is_new(path) else open_store(path, create=False)
-    pinned = pin_module(store.catalog if store else None, module, keep=False)
-    view = view_of(pinned, options)
+    catalog = store.catalog if store else None
+    pinned = pin_module(catalog, module, preprocess=options.preprocess, keep=False)
+    view = pinned.view(options.view_settings)
     reader = store.reader(view) if store else None
     counts = _count(corpus, reader, view)
     if store:

@@ -13,31 +13,29 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from embedcache.compute import FeatureComputer, MissingTexts
+from embedcache.compute.batches import BATCH_TOKENS_DEFAULT
+from embedcache.compute.choosing import make_computer
+from embedcache.compute.fidelity import Fidelity
+from embedcache.compute.missing import ComputeCounts, Computer, MissingTexts
 from embedcache.corpus import CorpusOptions, CorpusReader, DocumentBatch, Source, sources_of
-from embedcache.errors import CorpusError, StoreError
+from embedcache.errors import CorpusError, FidelityError, StoreError
 from embedcache.keys import KEY_BYTES, Keys, keys_of_utf8, utf8_of_text
 from embedcache.modules.handles import DEFAULT_HANDLE
+from embedcache.modules.settings import ViewSettings
 from embedcache.pinning import PinnedModule, pin_module, pin_module_of_view
 from embedcache.ragged import RaggedArray
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.records import DatasetRecord
+from embedcache.store.records import DatasetRecord, ViewRecord
 from embedcache.store.store import FeatureStore
 from embedcache.store.writer import WriterLimits
 from embedcache.view import MAX_TOKENS_DEFAULT, FeatureView
-
-BATCH_TEXTS = 4096
-BATCH_BYTES = 1 << 18
-"""Missing texts are computed so many at a time. On 61,000 texts of 420 bytes, batches of 256 KiB
-took 16 s and 1.2 GB, batches of 4 MiB 33 s and 6.2 GB: TensorFlow's tokenising takes some
-hundred bytes a character while it runs, and more of it than the processor's caches hold."""
 
 MAX_NAME_LENGTH = 255
 
@@ -49,18 +47,39 @@ class BuildOptions:
     """What a build may be told beyond its corpus and module.
 
     Attributes:
-        max_tokens: Rows kept of a text at most.
-        overflow: ``"truncate"`` or ``"error"`` for a longer one.
+        preprocess: Handle of the preprocessor, for an encoder of word pieces; None: the one
+            that is known for it.
+        granularity: ``"token"``, ``"sentence"`` or ``"window"``; None: what suits the module.
+        layer: ``"3"``, ``"3,4"``, ``"mean"``, ``"all"``, a name; None: the module's output.
+        keep_special_tokens: Whether rows of special tokens such as ``[CLS]`` are kept.
+        context_words: With ``granularity="window"``: words on either side; None: 2.
+        max_tokens: Rows kept of a text at most; with ``overflow="window"`` the longest window.
+        overflow: ``"truncate"``, ``"error"`` or ``"window"`` for a longer one.
         dtype: Storage dtype, ``"float16"`` or ``"float32"``.
+        batch_tokens: Tokens that go through a contextual module at once, padding included;
+            it changes no number.
         limits: When shards close, and how rows are laid out in them.
         corpus: How files are read.
     """
 
+    preprocess: str | None = None
+    granularity: str | None = None
+    layer: str | None = None
+    keep_special_tokens: bool = False
+    context_words: int | None = None
     max_tokens: int = MAX_TOKENS_DEFAULT
     overflow: str = "truncate"
     dtype: str = "float16"
+    batch_tokens: int = BATCH_TOKENS_DEFAULT
     limits: WriterLimits = field(default_factory=WriterLimits)
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
+
+    @property
+    def view_settings(self) -> ViewSettings:
+        """Those of them that are part of the view."""
+        return ViewSettings(
+            **{item.name: getattr(self, item.name) for item in fields(ViewSettings)}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +97,13 @@ class BuildReport:
         misses: Distinct texts that were computed.
         tokens: Rows that were computed.
         truncated: Texts that were cut at the view's longest length, of those computed.
+        windowed: Longer texts that were stitched from overlapping windows, of those computed.
         shards: Shards written.
         bytes: Their size.
         seconds: From start to end, loading the module included.
         texts_per_second: ``texts / seconds``.
+        fidelity: What computing texts again, alone, has shown of the view, in this build and
+            those before: ``{"texts", "max_difference"}``.
     """
 
     dataset: str
@@ -94,10 +116,12 @@ class BuildReport:
     misses: int
     tokens: int
     truncated: int
+    windowed: int
     shards: int
     bytes: int
     seconds: float
     texts_per_second: float
+    fidelity: Mapping[str, Any]
 
     def to_record(self) -> dict[str, Any]:
         """As a dict of JSON values."""
@@ -110,13 +134,15 @@ class BuildProgress:
 
     Attributes:
         texts: Documents read.
-        misses: Distinct texts computed, or waiting in the buffer.
+        misses: Distinct texts that the store lacked.
+        waiting: Those of them that are yet to be computed.
         bytes_read: Of the corpus's files, as they lie on disk.
         bytes_total: Of them all; None if one is standard input.
     """
 
     texts: int
     misses: int
+    waiting: int
     bytes_read: int
     bytes_total: int | None
 
@@ -157,22 +183,30 @@ def build(
     # Asked first: a file that is not there is told before the module takes its time to load.
     bytes_total = reader.bytes_total
     pinned, view = open_view(store, module, options)
+
+    def show() -> None:
+        on_progress(
+            BuildProgress(
+                len(documents), misses.num_texts, misses.num_waiting, reader.bytes_read, bytes_total
+            )
+        )
+
     with (
         DatasetWriter(store.layout.tmp) as documents,
-        MissComputer(store, pinned, view, limits=options.limits) as misses,
+        MissComputer(store, pinned, view, options=options, on_part=show) as misses,
     ):
         for batch in reader:
             keys = keys_of_utf8(batch.texts)
             documents.add(keys, batch.labels, batch.splits, batch.ids)
             misses.add(keys, batch)
-            num_texts = len(documents)
-            on_progress(BuildProgress(num_texts, misses.num_texts, reader.bytes_read, bytes_total))
+            show()
         misses.finish()
         version, num_unique = documents.finish()
         documents.publish(store.layout.dataset_path(version))
     provenance = _provenance(sources, reader.digests)
     record = DatasetRecord(name, version, len(documents), num_unique, provenance, created_at=0.0)
-    report = _report(record, misses, pinned, view, seconds=time.monotonic() - started)
+    checked = store.catalog.find_view(view.fingerprint)
+    report = _report(record, misses, pinned, checked, seconds=time.monotonic() - started)
     store.catalog.add_dataset(record, view=view.fingerprint, report=report.to_record())
     return report
 
@@ -189,7 +223,7 @@ def _report(
     record: DatasetRecord,
     misses: MissComputer,
     pinned: PinnedModule,
-    view: FeatureView,
+    view: ViewRecord,
     *,
     seconds: float,
 ) -> BuildReport:
@@ -202,12 +236,14 @@ def _report(
         unique=record.num_unique,
         hits=record.num_unique - misses.num_texts,
         misses=misses.num_texts,
-        tokens=misses.num_tokens,
-        truncated=misses.num_truncated,
+        tokens=misses.counts.tokens,
+        truncated=misses.counts.truncated,
+        windowed=misses.counts.windowed,
         shards=len(misses.published_bytes),
         bytes=sum(misses.published_bytes),
         seconds=round(seconds, 3),
         texts_per_second=round(record.num_documents / max(seconds, 1e-9), 1),
+        fidelity={"texts": view.checked_texts, "max_difference": view.max_difference},
     )
 
 
@@ -245,17 +281,10 @@ def open_view(
     store: FeatureStore, handle: str, options: BuildOptions
 ) -> tuple[PinnedModule, FeatureView]:
     """The module of a handle, and its view under these options, made known to the store."""
-    pinned = pin_module(store.catalog, handle)
-    view = view_of(pinned, options)
-    store.catalog.add_view(view, pinned.handle)
+    pinned = pin_module(store.catalog, handle, preprocess=options.preprocess)
+    view = pinned.view(options.view_settings)
+    store.catalog.add_view(view, pinned.handle, preprocess=pinned.preprocess_handle)
     return pinned, view
-
-
-def view_of(pinned: PinnedModule, options: BuildOptions) -> FeatureView:
-    """The view of a module under some options."""
-    return pinned.view(
-        max_tokens=options.max_tokens, overflow=options.overflow, dtype=options.dtype
-    )
 
 
 def default_dataset_name(sources: Sequence[Source]) -> str:
@@ -284,7 +313,7 @@ class MissComputer:
     """Finds the texts that the store lacks and computes them; a context manager.
 
     Leaving it by an error that is not the store's own, Ctrl-C among them, keeps what was
-    computed by then.
+    computed by then; but nothing of a module that a check has shown to be unfit.
     """
 
     def __init__(
@@ -293,13 +322,18 @@ class MissComputer:
         pinned: PinnedModule,
         view: FeatureView,
         *,
-        limits: WriterLimits | None = None,
+        options: BuildOptions | None = None,
+        on_part: Callable[[], None] = lambda: None,
     ) -> None:
+        options = options or BuildOptions()
         self._pinned = pinned
         self._view = view
+        self._catalog = store.catalog
         self._reader = store.reader(view)
-        self._writer = store.writer(view, limits=limits)
-        self._computer: FeatureComputer | None = None
+        self._writer = store.writer(view, limits=options.limits)
+        self._batch_tokens = options.batch_tokens
+        self._on_part = on_part
+        self._computer: Computer | None = None
         self._buffer: dict[bytes, tuple[bytes, str, int]] = {}
         self._num_bytes = 0
         self.num_texts = 0
@@ -313,19 +347,19 @@ class MissComputer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None and not issubclass(kind, StoreError):
+        if kind is not None and not issubclass(kind, StoreError | FidelityError):
             self._writer.flush()
         self._reader.save_index()
 
     @property
-    def num_tokens(self) -> int:
-        """Rows computed."""
-        return 0 if self._computer is None else self._computer.num_tokens
+    def counts(self) -> ComputeCounts:
+        """What was computed."""
+        return ComputeCounts() if self._computer is None else self._computer.counts
 
     @property
-    def num_truncated(self) -> int:
-        """Texts that were cut, of those computed."""
-        return 0 if self._computer is None else self._computer.num_truncated
+    def num_waiting(self) -> int:
+        """Texts that are yet to be computed."""
+        return self.num_texts - self.counts.texts
 
     @property
     def published_bytes(self) -> list[int]:
@@ -342,34 +376,54 @@ class MissComputer:
                 self._buffer[key] = (text, batch.source.path, batch.lines[position])
                 self._num_bytes += len(text)
                 self.num_texts += 1
-        if len(self._buffer) >= BATCH_TEXTS or self._num_bytes >= BATCH_BYTES:
-            self._compute_buffer()
+        if self._buffer:
+            computer = self._open_computer()
+            full = len(self._buffer) >= computer.buffer_texts
+            if full or self._num_bytes >= computer.buffer_bytes:
+                self._compute_buffer(computer)
 
     def finish(self) -> None:
         """Compute what is left and close the open shard; all is acknowledged after."""
-        self._compute_buffer()
+        if self._buffer:
+            self._compute_buffer(self._open_computer())
         self._writer.flush()
+        if self._computer is not None:
+            found = self._computer.fidelity.report
+            self._catalog.add_check(
+                self._view.fingerprint, texts=found.texts, max_difference=found.max_difference
+            )
 
-    def _compute_buffer(self) -> None:
-        if not self._buffer:
-            return
+    def _open_computer(self) -> Computer:
+        """The computer, whose module is loaded at the first text that is missing."""
         if self._computer is None:
-            encoder = self._pinned.load_encoder()
-            self._computer = FeatureComputer(encoder, self._writer, self._view)
-        for part in _parts(self._buffer):
-            self._computer.compute(part)
+            self._computer = make_computer(
+                self._pinned.load_encoder(self._view),
+                self._writer,
+                self._view,
+                fidelity=Fidelity(self._pinned.handle, self._view.dtype),
+                batch_tokens=self._batch_tokens,
+                on_batch=self._on_part,
+            )
+        return self._computer
+
+    def _compute_buffer(self, computer: Computer) -> None:
+        for part in _parts(self._buffer, computer.buffer_texts, computer.buffer_bytes):
+            computer.compute(part)
+            self._on_part()
         self._buffer = {}
         self._num_bytes = 0
 
 
-def _parts(buffer: Mapping[bytes, tuple[bytes, str, int]]) -> Iterator[MissingTexts]:
-    """A buffer in pieces of at most `BATCH_TEXTS` texts and about `BATCH_BYTES` bytes."""
+def _parts(
+    buffer: Mapping[bytes, tuple[bytes, str, int]], max_texts: int, max_bytes: int
+) -> Iterator[MissingTexts]:
+    """A buffer in pieces of at most so many texts and about so many bytes."""
     keys: list[bytes] = []
     num_bytes = 0
     for key, (text, _, _) in buffer.items():
         keys.append(key)
         num_bytes += len(text)
-        if len(keys) >= BATCH_TEXTS or num_bytes >= BATCH_BYTES:
+        if len(keys) >= max_texts or num_bytes >= max_bytes:
             yield _missing_texts(keys, buffer)
             keys, num_bytes = [], 0
     if keys:

@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "embedcache.keys": {"embedcache.errors"},
     "embedcache.ragged": set(),
     "embedcache.view": {"embedcache.errors"},
-    "embedcache.encoder": {"embedcache.ragged"},
+    "embedcache.encoder": set(),
     "embedcache.corpus": {"embedcache.errors"},
     "embedcache.store": {
         "embedcache.errors",
@@ -76,6 +76,19 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.store",
         "embedcache.view",
     },
+    "embedcache.module_report": {
+        "embedcache.encoder",
+        "embedcache.errors",
+        "embedcache.modules",
+        "embedcache.pinning",
+        "embedcache.store",
+        "embedcache.view",
+    },
+    "embedcache.shelf": {
+        "embedcache.errors",
+        "embedcache.modules",
+        "embedcache.store",
+    },
     "cnn": {
         "embedcache",
         "embedcache.errors",
@@ -92,8 +105,11 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.corpus",
         "embedcache.errors",
         "embedcache.keys",
+        "embedcache.module_report",
+        "embedcache.modules",
         "embedcache.plan",
         "embedcache.precompute",
+        "embedcache.shelf",
         "embedcache.store",
     },
 }

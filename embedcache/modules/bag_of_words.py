@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from embedcache.encoder import TokenizedTexts
 from embedcache.errors import EncodingError, ModuleError
-from embedcache.modules.facts import ModuleFacts
-from embedcache.quiet import quiet_native_stderr
-from embedcache.ragged import RaggedArray, splits_of_lengths
+from embedcache.modules.aligning import align_texts
+from embedcache.modules.facts import BAG_OF_WORDS, ModuleFacts
+from embedcache.modules.saved_model import mapped_errors, string_call
+from embedcache.modules.splitting import split_texts
 
 TOKENS_PER_CALL = 4096
+OWN_TOKENIZER = "module"
 _TOLERANCE = 1e-4
 # Words of several languages, so that a module of one of them knows some; repeated words,
 # punctuation and runs of spaces, so that modules which treat those apart are told apart.
@@ -33,9 +35,16 @@ _PROBE_TEXTS = (
     "el perro y la casa de la playa",
     "le chat est sur la table",
     "two  spaces",
+    "a tab\there and\na line",
     "2 + 2 = 4 !",
     "今日 は いい 天気",
 )
+# In this order: the first that explains the module's vectors is taken.
+_TOKENIZERS = ("space", "space-nonempty", "whitespace", "space-words", "whitespace-words")
+
+_ASSET_BYTES = 1 << 16
+_ASSET_WORDS = 12
+"""Of a module's own vocabulary that the probe takes, and how much of it is read."""
 
 _COMBINERS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "sqrtn": lambda rows: rows.sum(axis=0) / np.sqrt(max(1, len(rows))),
@@ -60,20 +69,29 @@ class BagOfWordsEncoder:
         self._handle = handle
         self._model = model
         self._facts = facts
-        self._call = _callable_of(model, facts.signature, facts.output)
+        self._call = string_call(model, facts.signature, facts.output)
 
     @property
     def dim(self) -> int:
         """The width of the matrices."""
         return self._facts.dim
 
+    @property
+    def num_traces(self) -> int:
+        """None: the module's own functions are called, which are traced already."""
+        return 0
+
     def tokenize_texts(self, texts: Sequence[bytes]) -> TokenizedTexts:
-        """UTF-8 texts → their tokens: by the module's own ``tokenize``, else at single spaces."""
-        if self._facts.tokenizer == "module":
-            return _tokenize_by_module(self._model, texts)
-        split = [text.split(b" ") for text in texts]
-        tokens = [token for tokens in split for token in tokens]
-        return TokenizedTexts(tokens, splits_of_lengths([len(tokens) for tokens in split]))
+        """UTF-8 texts → their tokens: by the module's own ``tokenize``, else as the probe found."""
+        if self._facts.tokenizer != OWN_TOKENIZER:
+            return split_texts(texts, self._facts.tokenizer)
+        with mapped_errors(self._handle, "its tokenize does not take a batch of strings"):
+            tokens, splits = _tokenize_by_module(self._model, texts)
+        return TokenizedTexts(tokens, splits, align_texts(texts, tokens, splits))
+
+    def token_lengths(self, tokens: Sequence[bytes]) -> NDArray[np.int64]:
+        """One each: a word is looked up."""
+        return np.ones(len(tokens), np.int64)
 
     def embed_tokens(self, tokens: Sequence[bytes]) -> NDArray[np.float32]:
         """Tokens → their rows, (n, dim) float32, in their order.
@@ -82,7 +100,7 @@ class BagOfWordsEncoder:
             ModuleError: if the module splits one of them further.
             EncodingError: if it returns another shape than a row a token.
         """
-        if self._facts.tokenizer == "module":
+        if self._facts.tokenizer == OWN_TOKENIZER:
             self._check_tokens(tokens)
         rows = np.empty((len(tokens), self.dim), np.float32)
         for start in range(0, len(tokens), TOKENS_PER_CALL):
@@ -92,7 +110,8 @@ class BagOfWordsEncoder:
 
     def embed_sentences(self, texts: Sequence[bytes]) -> NDArray[np.float32]:
         """The module's own vector of each text, (n, dim) float32."""
-        vectors = self._call(texts)
+        with mapped_errors(self._handle, "failed on a batch of strings"):
+            vectors = self._call(texts)
         if vectors.shape != (len(texts), self.dim):
             raise EncodingError(
                 f"{self._handle}: returned shape {vectors.shape} for {len(texts)} texts; expected"
@@ -100,18 +119,16 @@ class BagOfWordsEncoder:
             )
         return vectors
 
-    def encode_texts(self, texts: Sequence[bytes]) -> RaggedArray:
-        """UTF-8 texts → one float32 matrix (num_tokens, dim) each, in their order."""
-        tokenized = self.tokenize_texts(texts)
-        distinct = list(dict.fromkeys(tokenized.tokens))
-        place = {token: position for position, token in enumerate(distinct)}
-        rows = self.embed_tokens(distinct)
-        codes = np.array([place[token] for token in tokenized.tokens], np.int64)
-        return RaggedArray(rows[codes], tokenized.row_splits)
+    def text_difference(self, text: bytes) -> float | None:
+        """How far the text's rows, combined, are from the module's own vector of it."""
+        rows = self.embed_tokens(self.tokenize_texts([text]).tokens)
+        own = self.embed_sentences([text])[0]
+        difference = np.abs(combine_rows(rows, self._facts.combiner) - own).max(initial=0.0)
+        return float(difference) / max(1.0, float(np.abs(own).max(initial=0.0)))
 
     def _check_tokens(self, tokens: Sequence[bytes]) -> None:
-        again = _tokenize_by_module(self._model, tokens)
-        lengths = np.diff(again.row_splits)
+        _, splits = _tokenize_by_module(self._model, tokens)
+        lengths = np.diff(splits)
         if not (lengths == 1).all():
             token = tokens[int(np.argmin(lengths == 1))]
             raise ModuleError(
@@ -121,68 +138,65 @@ class BagOfWordsEncoder:
             )
 
 
-def load_encoder(handle: str, path: Path, facts: ModuleFacts) -> BagOfWordsEncoder:
-    """Load a probed module.
+def probe_bag_of_words(
+    handle: str, model: Any, path: Path, facts: ModuleFacts
+) -> ModuleFacts | None:
+    """Find out whether, and how, a module's vectors combine those of tokens.
+
+    Args:
+        handle: The module's, for messages.
+        model: Loaded.
+        path: Its folder, among whose assets its vocabulary may lie.
+        facts: With the signature, output and dim of its vectors.
+
+    Returns:
+        The facts with the tokenizer and combiner; None if no known ones explain them.
 
     Raises:
-        ModuleError: if it cannot be loaded.
+        ModuleError: if it fails on the probe's sentences.
     """
-    return BagOfWordsEncoder(handle, load_saved_model(handle, path), facts)
+    texts = [text.encode() for text in _PROBE_TEXTS] + _texts_of_assets(path)
+    own = (OWN_TOKENIZER,) if hasattr(model, "tokenize") else ()
+    for tokenizer in (*own, *_TOKENIZERS):
+        found = replace(facts, kind=BAG_OF_WORDS, tokenizer=tokenizer)
+        combiner = _find_combiner(BagOfWordsEncoder(handle, model, found), texts)
+        if combiner is not None:
+            return replace(found, combiner=combiner)
+    return None
 
 
-def load_saved_model(handle: str, path: Path) -> Any:
-    """``tf.saved_model.load``, with TensorFlow's errors mapped.
+def _texts_of_assets(path: Path) -> list[bytes]:
+    """Texts of a module's own words: of a language, say, of which the probe has none."""
+    texts: list[bytes] = []
+    for file in sorted((path / "assets").glob("*")):
+        with file.open("rb") as opened:
+            lines = opened.read(_ASSET_BYTES).split(b"\n")[:-1]
+        words = [line.split(b"\t")[0] for line in lines if line and b" " not in line]
+        # Some from the beginning, some from farther down: word, word word, word word word.
+        chosen = words[:: max(1, len(words) // _ASSET_WORDS)][:_ASSET_WORDS]
+        if _is_text(b"".join(chosen)):
+            texts += [b" ".join(chosen[:size]) for size in range(2, len(chosen) + 1, 2)]
+    return texts
 
-    Raises:
-        ModuleError: if it cannot be loaded.
-    """
-    with quiet_native_stderr():
-        import tensorflow as tf
+
+def _is_text(content: bytes) -> bool:
+    """Whether bytes are UTF-8 without control characters: not those of a binary file."""
     try:
-        return tf.saved_model.load(str(path))
-    except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        if "not registered" in reason or "Op type" in reason:
-            raise ModuleError(
-                f"{handle}: uses an operation that this TensorFlow lacks ({reason}); install the"
-                " package that has it, for text modules mostly tensorflow-text"
-            ) from error
-        raise ModuleError(f"{handle}: cannot be loaded as a SavedModel ({reason})") from error
+        return content.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
-def probe_module(handle: str, path: Path) -> ModuleFacts:
-    """Find out how to get matrices from a module.
-
-    Raises:
-        ModuleError: if it is not a bag-of-words text module; says what it is instead.
-    """
-    model = load_saved_model(handle, path)
-    signature, output = _choose_signature(handle, model)
-    texts = [text.encode() for text in _PROBE_TEXTS]
-    vectors = _try_call(handle, _callable_of(model, signature, output), texts)
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise ModuleError(
-            f"{handle}: returned shape {vectors.shape} for {len(texts)} texts; a text module"
-            " returns one vector a text"
-        )
-    tokenizer = "module" if hasattr(model, "tokenize") else "space"
-    facts = ModuleFacts(
-        kind="bag-of-words",
-        signature=signature,
-        output=output,
-        tokenizer=tokenizer,
-        combiner="sum",
-        dim=int(vectors.shape[1]),
-    )
-    matrices = BagOfWordsEncoder(handle, model, facts).encode_texts(texts)
-    for combiner in _COMBINERS:
-        if _combines(list(matrices), vectors, combiner):
-            return replace(facts, combiner=combiner)
-    raise ModuleError(
-        f"{handle}: not a bag-of-words module: a text's vector is not the sum, mean or √n-mean of"
-        " its tokens' vectors; this version of embedcache takes nnlm, swivel, Wiki-words and their"
-        " like"
-    )
+def _find_combiner(encoder: BagOfWordsEncoder, texts: Sequence[bytes]) -> str | None:
+    """How an encoder's rows combine to its module's vectors; None: in no known way."""
+    vectors = encoder.embed_sentences(texts)
+    try:
+        tokenized = encoder.tokenize_texts(texts)
+        rows = encoder.embed_tokens(tokenized.tokens)
+    except ModuleError:
+        return None  # its own tokenize splits its tokens further, or takes no batch
+    matrices = np.split(rows, tokenized.row_splits[1:-1])
+    return next((name for name in _COMBINERS if _combines(matrices, vectors, name)), None)
 
 
 def _combines(matrices: list[NDArray[Any]], vectors: NDArray[Any], combiner: str) -> bool:
@@ -193,61 +207,11 @@ def _combines(matrices: list[NDArray[Any]], vectors: NDArray[Any], combiner: str
     return bool(np.abs(combined - vectors).max() <= _TOLERANCE * scale)
 
 
-def _choose_signature(handle: str, model: Any) -> tuple[str, str]:
-    """What to call, ``__call__`` first: modules of TF Hub's own exporter have nothing else."""
-    if callable(model):
-        return "__call__", ""
-    signatures = dict(getattr(model, "signatures", {}))
-    for name in ("default", "serving_default", *sorted(signatures)):
-        if name not in signatures:
-            continue
-        inputs = signatures[name].structured_input_signature[1]
-        outputs = sorted(signatures[name].structured_outputs)
-        if len(inputs) == 1 and next(iter(inputs.values())).dtype.name == "string" and outputs:
-            return name, "default" if "default" in outputs else outputs[0]
-    found = ", ".join(sorted(signatures)) or "none"
-    raise ModuleError(
-        f"{handle}: neither callable nor with a signature that takes one string; its signatures:"
-        f" {found}. It is not a text module of a kind that this version takes"
-    )
-
-
-def _callable_of(
-    model: Any, signature: str, output: str
-) -> Callable[[Sequence[bytes]], NDArray[np.float32]]:
-    import tensorflow as tf
-
-    def call(texts: Sequence[bytes]) -> NDArray[np.float32]:
-        strings = tf.constant(list(texts), tf.string)
-        if signature == "__call__":
-            result = model(strings)
-        else:
-            function = model.signatures[signature]
-            (name,) = function.structured_input_signature[1]
-            result = function(**{name: strings})[output]
-        return np.asarray(result.numpy(), np.float32)
-
-    return call
-
-
-def _try_call(
-    handle: str, call: Callable[[Sequence[bytes]], NDArray[np.float32]], texts: Sequence[bytes]
-) -> NDArray[np.float32]:
-    import tensorflow as tf
-
-    try:
-        return call(texts)
-    except (tf.errors.OpError, ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModuleError(
-            f"{handle}: does not take a batch of strings ({reason}); it is not a text module of a"
-            " kind that this version takes"
-        ) from error
-
-
-def _tokenize_by_module(model: Any, texts: Sequence[bytes]) -> TokenizedTexts:
+def _tokenize_by_module(
+    model: Any, texts: Sequence[bytes]
+) -> tuple[list[bytes], NDArray[np.int64]]:
     import tensorflow as tf
 
     ragged = model.tokenize(tf.constant(list(texts), tf.string))
     tokens: list[bytes] = ragged.flat_values.numpy().tolist()
-    return TokenizedTexts(tokens, np.asarray(ragged.row_splits.numpy(), np.int64))
+    return tokens, np.asarray(ragged.row_splits.numpy(), np.int64)

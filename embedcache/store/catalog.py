@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import case, delete, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from embedcache.errors import (
@@ -19,7 +19,13 @@ from embedcache.errors import (
 )
 from embedcache.store import schema
 from embedcache.store.publish import FILE_MODE, mapped_os_errors
-from embedcache.store.records import DatasetRecord, RunRecord, ShardRecord, ViewRecord
+from embedcache.store.records import (
+    DatasetRecord,
+    ModulePin,
+    RunRecord,
+    ShardRecord,
+    ViewRecord,
+)
 from embedcache.store.sqlite import Database
 from embedcache.view import FeatureView
 
@@ -55,8 +61,13 @@ class Catalog:
             return schema.migrate(connection) == 0
 
     def check(self) -> None:
-        """Raise unless the catalog is there and of a version that this code can read."""
+        """Raise unless the catalog is there and of a version that this code can read.
+
+        One of an older version is brought up to date.
+        """
         version = self._version()
+        if 0 < version < len(schema.MIGRATIONS):
+            self.create()
         if version > len(schema.MIGRATIONS):
             raise StoreVersionError(
                 f"{self._path}: catalog version {version}, this embedcache reads up to"
@@ -83,25 +94,62 @@ class Catalog:
 
     # Views
 
-    def add_view(self, view: FeatureView, handle: str) -> None:
-        """Make a view known, or renew the handle of a known one."""
+    def add_view(self, view: FeatureView, handle: str, *, preprocess: str = "") -> None:
+        """Make a view known, or renew the handles of a known one."""
         row = {"view_json": view.to_json(), "handle": handle}
         statement = upsert(schema.views).values(
             fingerprint=view.fingerprint, created_at=time.time(), **row
+        )
+        details = upsert(schema.view_details).values(
+            fingerprint=view.fingerprint, preprocess=preprocess, checked_texts=0, max_difference=0.0
         )
         with self._database.write() as connection:
             connection.execute(
                 statement.on_conflict_do_update(index_elements=["fingerprint"], set_=row)
             )
+            connection.execute(
+                details.on_conflict_do_update(
+                    index_elements=["fingerprint"], set_={"preprocess": preprocess}
+                )
+            )
+
+    def add_check(self, fingerprint: str, *, texts: int, max_difference: float) -> None:
+        """Keep what comparing some of a view's texts with its module has shown."""
+        table = schema.view_details
+        # Also where there is no row: a view of an older version's catalog has none.
+        new = upsert(table).values(
+            fingerprint=fingerprint,
+            preprocess="",
+            checked_texts=texts,
+            max_difference=max_difference,
+        )
+        worse = case(
+            (table.c.max_difference > max_difference, table.c.max_difference), else_=max_difference
+        )
+        both = {"checked_texts": table.c.checked_texts + texts, "max_difference": worse}
+        with self._database.write() as connection:
+            connection.execute(new.on_conflict_do_update(index_elements=["fingerprint"], set_=both))
 
     def views(self) -> list[ViewRecord]:
         """All views, oldest first."""
-        statement = select(schema.views).order_by(schema.views.c.created_at)
+        views, details = schema.views, schema.view_details
+        statement = (
+            select(views, details.c.preprocess, details.c.checked_texts, details.c.max_difference)
+            .outerjoin(details, views.c.fingerprint == details.c.fingerprint)
+            .order_by(views.c.created_at)
+        )
         with self._database.read() as connection:
             rows = connection.execute(statement).all()
         with self._database.mapped_damage():
             return [
-                ViewRecord(row.fingerprint, FeatureView.from_json(row.view_json), row.handle)
+                ViewRecord(
+                    row.fingerprint,
+                    FeatureView.from_json(row.view_json),
+                    row.handle,
+                    row.preprocess or "",
+                    row.checked_texts or 0,
+                    row.max_difference or 0.0,
+                )
                 for row in rows
             ]
 
@@ -294,6 +342,35 @@ class Catalog:
         statement = upsert(schema.module_facts).values(digest=digest, **row)
         with self._database.write() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["digest"], set_=row))
+
+    def module_pin(self, handle: str) -> str | None:
+        """The digest that a module's files must have; None if the handle is new."""
+        table = schema.module_pins
+        statement = select(table.c.digest).where(table.c.handle == handle)
+        with self._database.read() as connection:
+            found: str | None = connection.execute(statement).scalar_one_or_none()
+        return found
+
+    def pin_module(self, handle: str, digest: str) -> None:
+        """From now on the files behind a handle must have this digest."""
+        row = {"digest": digest, "pinned_at": time.time()}
+        statement = upsert(schema.module_pins).values(handle=handle, **row)
+        with self._database.write() as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=["handle"], set_=row))
+
+    def unpin_module(self, handle: str) -> bool:
+        """Forget a pin; whether there was one."""
+        table = schema.module_pins
+        with self._database.write() as connection:
+            done = connection.execute(delete(table).where(table.c.handle == handle))
+        return bool(done.rowcount)
+
+    def module_pins(self) -> list[ModulePin]:
+        """All pins, oldest first."""
+        statement = select(schema.module_pins).order_by(schema.module_pins.c.pinned_at)
+        with self._database.read() as connection:
+            rows = connection.execute(statement).all()
+        return [ModulePin(row.handle, row.digest, row.pinned_at) for row in rows]
 
     def module_digest(self, path: str, stamp: str) -> str | None:
         """The digest of a module's files, if they still have this stamp (sizes and times)."""

@@ -11,11 +11,32 @@ from embedcache.view import FeatureView
 
 @dataclass(frozen=True, slots=True)
 class ViewRecord:
-    """A view the store knows, and the handle its module was last named by."""
+    """A view the store knows, and what its module was last named by.
+
+    Attributes:
+        fingerprint: The view's.
+        view: What its features were made with.
+        handle: The module's; empty if it was lost with an older catalog.
+        preprocess: Its preprocessor's; empty without one.
+        checked_texts: Texts that builds have computed again, alone, to compare.
+        max_difference: The largest difference that this has shown.
+    """
 
     fingerprint: str
     view: FeatureView
     handle: str
+    preprocess: str = ""
+    checked_texts: int = 0
+    max_difference: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModulePin:
+    """The digest that the files behind a handle must have."""
+
+    handle: str
+    digest: str
+    pinned_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,23 @@ module_files = Table(
     Column("digest", String(32), nullable=False),
 )
 
+module_pins = Table(
+    "module_pins",
+    metadata,
+    Column("handle", Text, primary_key=True),
+    Column("digest", String(32), nullable=False),
+    Column("pinned_at", Double, nullable=False),
+)
+
+view_details = Table(
+    "view_details",
+    metadata,
+    Column("fingerprint", String(32), primary_key=True),
+    Column("preprocess", Text, nullable=False),
+    Column("checked_texts", BigInteger, nullable=False),
+    Column("max_difference", Double, nullable=False),
+)
+
 
 def _m001_first_tables(connection: Connection) -> None:
     metadata.create_all(
@@ -101,7 +118,14 @@ def _m001_first_tables(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_m001_first_tables,)
+def _m002_modules_of_every_kind(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[module_pins, view_details])
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    _m001_first_tables,
+    _m002_modules_of_every_kind,
+)
 """Migration i takes a catalog from version i to i + 1. Never edited, only appended to."""
 
 

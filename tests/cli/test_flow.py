@@ -29,7 +29,10 @@ def test_a_build_says_what_it_computed(ec: CommandLine, tmp_path: Path, tiny_mod
     lines = ec.ok(tmp_path / "store", "build", tmp_path / "a.txt", *options).splitlines()
     assert lines[0] == "2 texts, 2 distinct: 0 hits, 2 misses"
     assert re.fullmatch(r"5 tokens, 1 texts? cut in 1 new shard, \d\.\d kB", lines[1])
-    assert re.fullmatch(r"\d+\.\d\d s, [\d,]+ texts/s", lines[2])
+    assert re.fullmatch(
+        r"checked alone against the module: 2 texts, largest difference 0\.\d+", lines[2]
+    )
+    assert re.fullmatch(r"\d+\.\d\d s, [\d,]+ texts/s", lines[3])
 
 
 def test_a_dry_run_says_that_nothing_was_written(ec: CommandLine, built: Built) -> None:

@@ -18,8 +18,8 @@ Built = Any
 
 BUILD = {
     "dataset": str, "version": str, "view": str, "module": str, "texts": int, "unique": int,
-    "hits": int, "misses": int, "tokens": int, "truncated": int, "shards": int, "bytes": int,
-    "seconds": float, "texts_per_second": float,
+    "hits": int, "misses": int, "tokens": int, "truncated": int, "windowed": int,
+    "shards": int, "bytes": int, "seconds": float, "texts_per_second": float, "fidelity": dict,
 }  # fmt: skip
 PLAN = {
     "store": str, "view": str, "module": str, "texts": int, "unique": int, "hits": int,
@@ -38,7 +38,9 @@ VIEW = {
 FIELDS = {
     "fingerprint": str, "handle": str, "schema": int, "module_digest": str, "signature": str,
     "output": str, "granularity": str, "tokenizer": str, "max_tokens": int, "overflow": str,
-    "dtype": str, "dim": int,
+    "dtype": str, "dim": int, "preprocess": str, "preprocess_digest": str,
+    "keep_special_tokens": bool, "num_layers": int, "context_words": int, "overlap_tokens": int,
+    "checked_texts": int, "max_difference": float,
 }  # fmt: skip
 
 
@@ -137,8 +139,12 @@ def test_get_gives_the_stored_numbers(ec: CommandLine, built: Built) -> None:
     record = ec.json(built.store, "get", built.texts[3])
     assert _types(record) == {
         "key": str, "view": str, "num_tokens": int, "dim": int, "dtype": str, "truncated": bool,
-        "values": list,
+        "windowed": bool, "tokens": list, "spans": list, "token_ids": type(None), "values": list,
     }  # fmt: skip
+    surfaces = [built.texts[3].encode()[start:end].decode() for start, end in record["spans"]]
+    assert record["tokens"] == surfaces
+    assert len(surfaces) == record["num_tokens"]
+    assert "".join(surfaces) == built.texts[3].replace(" ", "")
     assert record["view"] == built.build["view"]
     assert (record["dim"], record["dtype"], record["truncated"]) == (128, "float16", False)
     values = np.array(record["values"], np.float16)

@@ -20,9 +20,14 @@ Processes = Any
 
 
 def _progress(
-    texts: int = 12_000, *, misses: int = 800, bytes_read: int = 25, total: int | None = 100
+    texts: int = 12_000,
+    *,
+    misses: int = 800,
+    waiting: int = 0,
+    bytes_read: int = 25,
+    total: int | None = 100,
 ) -> BuildProgress:
-    return BuildProgress(texts, misses, bytes_read, total)
+    return BuildProgress(texts, misses, waiting, bytes_read, total)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +42,9 @@ def _progress(
         # A file that grows while it is read.
         (_progress(bytes_read=150), 3.0,
          "100 % · 12,000 texts · 800 new · 4,000 texts/s · 0:00 left"),
+        # Read, but waiting for the module: not done.
+        (_progress(waiting=6000, bytes_read=50), 3.0,
+         " 25 % · 12,000 texts · 800 new · 2,000 texts/s · 0:09 left"),
         (_progress(bytes_read=1), 60.0,
          "  1 % · 12,000 texts · 800 new · 200 texts/s · 1:39:00 left"),
     ],
@@ -148,7 +156,8 @@ def test_build_on_a_terminal_leaves_it_clean(
     corpus.write_text("one\n" * 10_000, encoding="utf-8")
     ec.ok(copied, "build", corpus)
     seen = terminal.seen()
-    assert seen.count("\r[") == 3  # a batch is 4,096 documents
+    # A batch is 4,096 documents; and once more when what was left is computed.
+    assert seen.count("\r[") == 4
     assert "100 %" in seen
     assert seen.endswith("\r\x1b[K")
 

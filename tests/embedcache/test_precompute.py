@@ -20,9 +20,9 @@ from embedcache.errors import (
     ModuleError,
     UnknownNameError,
 )
-from embedcache.modules.bag_of_words import combine_rows, load_encoder
-from embedcache.modules.handles import DEFAULT_HANDLE, resolve_handle
-from embedcache.pinning import pin_module
+from embedcache.modules.bag_of_words import BagOfWordsEncoder, combine_rows
+from embedcache.modules.handles import DEFAULT_HANDLE
+from embedcache.pinning import module_digest, pin_module
 from embedcache.precompute import BuildOptions, BuildProgress, default_dataset_name
 from embedcache.store.maintain import verify_store
 from embedcache.store.store import FeatureStore
@@ -102,7 +102,8 @@ def test_stored_matrix_equals_the_modules_output_token_by_token(
     ]
     report = embedcache.build(store, {"test": kim_data / "sst2.test.tsv"})
     pinned = pin_module(store.catalog, DEFAULT_HANDLE)
-    encoder = load_encoder(DEFAULT_HANDLE, resolve_handle(DEFAULT_HANDLE), pinned.facts)
+    encoder = pinned.load_encoder(store.catalog.find_view(report.view).view)
+    assert isinstance(encoder, BagOfWordsEncoder)
     texts = [text for text in sentences if store.contains(report.view, [text])[0]]
     assert len(texts) > 250
     features = store.get(report.view, texts)
@@ -244,7 +245,7 @@ def test_table_that_is_full_starts_anew_without_changing_numbers(
     with embedcache.open_store(tmp_path / "large") as store:
         view = embedcache.build(store, corpus, module=module).view
         expected = store.get(view, lines).values
-    monkeypatch.setattr("embedcache.compute.MAX_TABLE_ROWS", 3000)
+    monkeypatch.setattr("embedcache.compute.tokens.MAX_TABLE_ROWS", 3000)
     with embedcache.open_store(tmp_path / "small") as store:
         report = embedcache.build(store, corpus, module=module)
         assert report.shards == 3
@@ -271,8 +272,30 @@ def test_embed_refuses_a_module_that_has_changed(
     with (path / "saved_model.pb").open("ab") as file:
         file.write(b"\x9a\x06\x00")  # an unknown protocol buffer field: loads as before
     assert len(embedcache.embed(store, view, ["one"])) == 1
-    with pytest.raises(ModuleChangedError, match="was made with"):
+    with pytest.raises(ModuleChangedError, match=r"has pinned .*modules pin"):
         embedcache.embed(store, view, ["two"])
+    pinned = store.catalog.module_pin(str(path))
+    store.catalog.pin_module(str(path), module_digest(None, path))
+    with pytest.raises(ModuleChangedError, match=rf"was made with {pinned}"):
+        embedcache.embed(store, view, ["two"])
+
+
+def test_build_refuses_a_module_that_has_changed_until_it_is_pinned_anew(
+    store: FeatureStore, tmp_path: Path, make_module: MakeModule
+) -> None:
+    path = make_module(seed=6)
+    corpus = _write(tmp_path / "a.txt", "one")
+    before = embedcache.build(store, corpus, module=str(path)).view
+    old = module_digest(None, path)
+    with (path / "saved_model.pb").open("ab") as file:
+        file.write(b"\x9a\x06\x00")
+    new = module_digest(None, path)
+    with pytest.raises(ModuleChangedError, match=f"digest {new}, this store has pinned {old}"):
+        embedcache.build(store, corpus, module=str(path))
+    store.catalog.pin_module(str(path), new)
+    report = embedcache.build(store, corpus, module=str(path))
+    assert report.view != before
+    assert report.misses == 1
 
 
 def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -27,6 +27,15 @@ GOLDEN_JSON = (
     '"schema":1,"signature":"__call__","tokenizer":"space"}'
 )
 GOLDEN_FINGERPRINT = "55c7319f7c696f377c00e49d5fbab778"
+RECORD = json.loads(GOLDEN_JSON)
+# The same for a view that needs the fields of schema 2.
+GOLDEN_JSON_2 = (
+    '{"context_words":0,"dim":3,"dtype":"float16","granularity":"token",'
+    '"keep_special_tokens":false,"max_tokens":512,'
+    '"module_digest":"00112233445566778899aabbccddeeff","num_layers":3,"output":"all:1,2,3",'
+    '"overflow":"truncate","overlap_tokens":0,"preprocess_digest":"","schema":2,'
+    '"signature":"__call__","tokenizer":"space"}'
+)
 
 OTHER_VALUES: dict[str, Any] = {
     "module_digest": "f" * 32,
@@ -38,7 +47,11 @@ OTHER_VALUES: dict[str, Any] = {
     "max_tokens": 511,
     "overflow": "error",
     "dtype": "float32",
-    "schema": 0,
+    "preprocess_digest": "e" * 32,
+    "keep_special_tokens": True,
+    "num_layers": 3,
+    "context_words": 2,
+    "overlap_tokens": 64,
 }
 
 
@@ -46,6 +59,13 @@ def test_fingerprint_is_that_of_every_version() -> None:
     assert VIEW.to_json() == GOLDEN_JSON
     assert VIEW.fingerprint == GOLDEN_FINGERPRINT
     assert blake2b(GOLDEN_JSON.encode(), digest_size=16).hexdigest() == GOLDEN_FINGERPRINT
+
+
+def test_view_that_needs_newer_fields_has_a_newer_schema() -> None:
+    layers = replace(VIEW, num_layers=3, output="all:1,2,3")
+    assert (VIEW.schema, layers.schema) == (1, 2)
+    assert layers.to_json() == GOLDEN_JSON_2
+    assert FeatureView.from_json(GOLDEN_JSON_2) == layers
 
 
 def test_every_field_changes_the_fingerprint() -> None:
@@ -66,7 +86,7 @@ def test_equal_views_have_equal_fingerprints() -> None:
     [
         ("dtype", "int8"),
         ("dtype", ""),
-        ("overflow", "window"),
+        ("overflow", "stitch"),
         ("max_tokens", 0),
         ("max_tokens", True),
         ("max_tokens", 5.0),
@@ -96,10 +116,14 @@ def test_json_comes_back_as_the_same_view() -> None:
         "[]",
         "null",
         "{}",
-        json.dumps(asdict(VIEW) | {"extra": 1}),
-        json.dumps({name: value for name, value in asdict(VIEW).items() if name != "output"}),
-        json.dumps(asdict(VIEW) | {"dim": -1}),
-        json.dumps(asdict(VIEW) | {"dim": [3]}),
+        json.dumps(RECORD | {"extra": 1}),
+        json.dumps({name: value for name, value in RECORD.items() if name != "output"}),
+        json.dumps(RECORD | {"dim": -1}),
+        json.dumps(RECORD | {"dim": [3]}),
+        json.dumps(RECORD | {"schema": 2}),
+        json.dumps(RECORD | {"schema": "1"}),
+        json.dumps(asdict(VIEW) | {"schema": 1}),
+        json.dumps(asdict(VIEW) | {"schema": 2}),
     ],
 )
 def test_other_json_is_refused(text: str) -> None:
@@ -108,6 +132,6 @@ def test_other_json_is_refused(text: str) -> None:
 
 
 def test_view_of_a_newer_schema_asks_for_an_upgrade() -> None:
-    text = json.dumps(asdict(VIEW) | {"schema": 2, "new_field": "x"})
-    with pytest.raises(StoreVersionError, match="schema 2, this embedcache reads up to 1; upgrade"):
+    text = json.dumps(asdict(VIEW) | {"schema": 3, "new_field": "x"})
+    with pytest.raises(StoreVersionError, match="schema 3, this embedcache reads up to 2; upgrade"):
         FeatureView.from_json(text)

@@ -7,20 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from embedcache.errors import ModuleError
 from embedcache.modules.bag_of_words import (
     TOKENS_PER_CALL,
+    BagOfWordsEncoder,
     combine_rows,
-    load_encoder,
-    load_saved_model,
-    probe_module,
 )
-from embedcache.modules.facts import ModuleFacts
+from embedcache.modules.convert.word_vectors import convert_word_vectors
+from embedcache.modules.facts import Layer, ModuleFacts
 from embedcache.modules.handles import files_digest, files_stamp, resolve_handle
+from embedcache.modules.probe import probe_module
+from embedcache.modules.saved_model import load_saved_model
 
 MakeModule = Callable[..., Path]
 TEXTS = [b"the cat sat", b"", b"a  b, c", "é ü 日本".encode(), b"x " * 3000]
+
+
+def _load(path: Path, handle: str = "m") -> BagOfWordsEncoder:
+    return BagOfWordsEncoder(handle, load_saved_model(handle, path), probe_module(handle, path))
+
+
+def _matrices(encoder: BagOfWordsEncoder, texts: list[bytes]) -> list[NDArray[np.float32]]:
+    tokenized = encoder.tokenize_texts(texts)
+    return np.split(encoder.embed_tokens(tokenized.tokens), tokenized.row_splits[1:-1])
 
 
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
@@ -38,9 +49,9 @@ def test_probe_finds_interface_and_combiner(
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_rows_combine_to_the_modules_own_vectors(make_module: MakeModule, dtype: str) -> None:
     path = make_module(dtype=dtype, interface="call")
-    encoder = load_encoder("m", path, probe_module("m", path))
-    matrices = encoder.encode_texts(TEXTS)
-    assert matrices.values.dtype == np.float32
+    encoder = _load(path)
+    matrices = _matrices(encoder, TEXTS)
+    assert matrices[0].dtype == np.float32
     vectors = encoder.embed_sentences(TEXTS)
     for matrix, vector in zip(matrices, vectors, strict=True):
         np.testing.assert_allclose(combine_rows(matrix, "sqrtn"), vector, rtol=1e-3, atol=1e-4)
@@ -48,22 +59,22 @@ def test_rows_combine_to_the_modules_own_vectors(make_module: MakeModule, dtype:
 
 def test_empty_tokens_between_spaces_count(make_module: MakeModule) -> None:
     path = make_module()
-    encoder = load_encoder("m", path, probe_module("m", path))
-    assert encoder.encode_texts(TEXTS).lengths.tolist() == [3, 1, 4, 3, 3001]
+    encoder = _load(path)
+    assert np.diff(encoder.tokenize_texts(TEXTS).row_splits).tolist() == [3, 1, 4, 3, 3001]
 
 
 def test_result_does_not_depend_on_batch_or_order(make_module: MakeModule) -> None:
     path = make_module()
-    encoder = load_encoder("m", path, probe_module("m", path))
-    together = encoder.encode_texts(TEXTS)
+    encoder = _load(path)
+    together = _matrices(encoder, TEXTS)
     for position in (3, 0, 2, 1):
-        alone = encoder.encode_texts([TEXTS[position]])[0]
+        alone = _matrices(encoder, [TEXTS[position]])[0]
         np.testing.assert_array_equal(alone, together[position])
 
 
 def test_more_tokens_than_one_call_takes_keep_their_order(make_module: MakeModule) -> None:
     path = make_module()
-    encoder = load_encoder("m", path, probe_module("m", path))
+    encoder = _load(path)
     tokens = [str(number).encode() for number in range(2 * TOKENS_PER_CALL + 5)]
     rows = encoder.embed_tokens(tokens)
     for position in (0, TOKENS_PER_CALL - 1, TOKENS_PER_CALL, len(tokens) - 1):
@@ -74,7 +85,7 @@ def test_builtin_module_tokenizes_by_itself() -> None:
     path = resolve_handle("builtin:en-words-128")
     facts = probe_module("builtin:en-words-128", path)
     assert (facts.tokenizer, facts.combiner, facts.dim) == ("module", "sqrtn", 128)
-    encoder = load_encoder("builtin:en-words-128", path, facts)
+    encoder = BagOfWordsEncoder("m", load_saved_model("m", path), facts)
     assert encoder.tokenize_texts([b"Don't stop!", b""]).tokens == [
         b"don",
         b"'",
@@ -86,23 +97,32 @@ def test_builtin_module_tokenizes_by_itself() -> None:
 
 def test_facts_survive_json_and_older_probes_are_not_believed() -> None:
     facts = ModuleFacts(
-        kind="bag-of-words", signature="default", output="", tokenizer="space",
-        combiner="sum", dim=3,
+        kind="elmo", signature="tokens", output="elmo", tokenizer="space-nonempty", dim=3,
+        layers=(Layer(name="1", dim=3),), start_ids=(101,),
     )  # fmt: skip
     assert ModuleFacts.from_json(facts.to_json()) == facts
-    assert ModuleFacts.from_json(facts.to_json().replace('"probe": 1', '"probe": 0')) is None
+    assert ModuleFacts.from_json(facts.to_json().replace('"probe": 2', '"probe": 1')) is None
 
 
-def test_sentence_encoder_is_refused(make_module: MakeModule) -> None:
-    with pytest.raises(ModuleError, match="not a bag-of-words module") as error:
-        probe_module("my-encoder", make_module(twist="encoder"))
-    assert str(error.value).startswith("my-encoder: ")
-    assert "\n" not in str(error.value)
+def test_words_that_only_the_module_knows_are_probed_too(tmp_path: Path) -> None:
+    words = ["и", "в", "не", "на", "я", "быть", "он", "что"]
+    rows = np.random.default_rng(0).normal(size=(len(words), 3))
+    lines = [" ".join([word, *map(str, row)]) for word, row in zip(words, rows, strict=True)]
+    (tmp_path / "vectors.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    convert_word_vectors(tmp_path / "vectors.txt", tmp_path / "module", combiner="mean")
+    facts = probe_module("m", tmp_path / "module")
+    assert (facts.kind, facts.combiner) == ("bag-of-words", "mean")
 
 
-def test_module_whose_tokens_split_further_is_refused(make_module: MakeModule) -> None:
-    with pytest.raises(ModuleError, match=r"splits its own token|not a bag-of-words"):
-        probe_module("m", make_module(twist="splits"))
+def test_encoder_of_sentences_is_told_apart(make_module: MakeModule) -> None:
+    facts = probe_module("my-encoder", make_module(twist="encoder"))
+    assert (facts.kind, facts.combiner) == ("sentence-encoder", "")
+
+
+def test_tokenizer_of_its_own_that_does_not_explain_its_vectors_is_left(
+    make_module: MakeModule,
+) -> None:
+    assert probe_module("m", make_module(twist="splits")).tokenizer == "space"
 
 
 def test_module_that_takes_no_text_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +17,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, insert, text
 
+import embedcache
 from embedcache.errors import (
     StoreError,
     StoreLockedError,
@@ -25,7 +29,8 @@ from embedcache.errors import (
 )
 from embedcache.store import schema
 from embedcache.store.catalog import LOCK_TIMEOUT_S, Catalog
-from embedcache.store.records import DatasetRecord, RunRecord, ShardRecord
+from embedcache.store.records import DatasetRecord, RunRecord, ShardRecord, ViewRecord
+from embedcache.store.sqlite import Database
 from embedcache.store.store import FeatureStore, open_store
 from embedcache.view import FeatureView
 
@@ -86,8 +91,110 @@ def test_old_catalog_gets_what_it_lacks_when_the_store_is_opened(
             assert [record.handle for record in opened.catalog.views()] == ["builtin:x"]
     raw = sqlite3.connect(store.layout.catalog)
     assert raw.execute("SELECT count(*) FROM notes").fetchall() == [(0,)]
-    assert raw.execute("SELECT max(number) FROM migrations").fetchall() == [(2,)]
+    newest = len(schema.MIGRATIONS)
+    assert raw.execute("SELECT max(number) FROM migrations").fetchall() == [(newest,)]
     raw.close()
+
+
+@pytest.fixture
+def old_store(tmp_path: Path) -> FeatureStore:
+    """A store as the first version made it: no pins, and views without details."""
+    store = FeatureStore(tmp_path / "old")
+    store.layout.create()
+    write_old_catalog(store.layout.catalog)
+    return store
+
+
+def write_old_catalog(path: Path) -> None:
+    database = Database(path, lock_timeout_s=1.0)
+    with database.write() as connection:
+        schema.metadata.create_all(connection, tables=[schema.migrations])
+        schema.MIGRATIONS[0](connection)
+        connection.execute(insert(schema.migrations).values(number=1))
+        connection.execute(
+            insert(schema.views).values(
+                fingerprint=VIEW.fingerprint, view_json=VIEW.to_json(), handle="m", created_at=1.0
+            )
+        )
+        connection.execute(
+            insert(schema.module_facts).values(digest="0" * 32, facts_json="{}"),
+        )
+    database.close()
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_catalog_of_version_1_is_brought_up_to_date(old_store: FeatureStore, create: bool) -> None:
+    with pytest.raises(StoreError, match=r"no such table"):
+        old_store.catalog.module_pins()
+    old_store.close()
+    for _ in range(2):
+        with open_store(old_store.path, create=create) as opened:
+            known = ViewRecord(VIEW.fingerprint, VIEW, "m", "", 0, 0.0)
+            assert opened.catalog.views() == [known]
+            assert opened.catalog.module_facts("0" * 32) == "{}"
+            assert opened.catalog.module_pins() == []
+    with open_store(old_store.path, create=create) as opened:
+        opened.catalog.add_check(VIEW.fingerprint, texts=2, max_difference=0.25)
+        (checked,) = opened.catalog.views()
+        assert (checked.checked_texts, checked.max_difference) == (2, 0.25)
+    with open_store(old_store.path, create=create) as opened:
+        opened.catalog.pin_module("m", "a" * 32)
+        opened.catalog.add_view(VIEW, "n", preprocess="p")
+        opened.catalog.add_check(VIEW.fingerprint, texts=3, max_difference=0.5)
+        known = ViewRecord(VIEW.fingerprint, VIEW, "n", "p", 5, 0.5)
+        assert opened.catalog.views() == [known]
+        assert opened.catalog.module_pin("m") == "a" * 32
+
+
+def test_catalog_of_version_1_that_cannot_be_written_is_one_line() -> None:
+    # Not pytest's folder: those above it are private, and another user must get through.
+    with tempfile.TemporaryDirectory() as folder:
+        store = FeatureStore(Path(folder, "store"))
+        store.layout.create()
+        write_old_catalog(store.layout.catalog)
+        before = store.layout.catalog.read_bytes()
+        entries = [Path(folder), store.path, *store.path.rglob("*")]
+        with open_store(Path(folder, "other")):
+            pass
+        for entry in entries:
+            if os.getuid() == 0:
+                os.chown(entry, NOBODY, NOBODY)
+            entry.chmod(0o555 if entry.is_dir() else 0o444)
+        try:
+            found = subprocess.run(
+                [sys.executable, "-c", OPEN_AS_NOBODY, store.path, Path(folder, "other")],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={**os.environ, "PYTHONPATH": str(Path(embedcache.__file__).parents[1])},
+            )
+        finally:
+            for entry in entries:
+                entry.chmod(0o700 if entry.is_dir() else 0o600)
+        assert store.layout.catalog.read_bytes() == before
+    lines = found.stdout.splitlines()
+    assert len(lines) == 2, "one for create=True, one for create=False"
+    for line in lines:
+        assert line.startswith(f"StoreReadOnlyError {store.layout.catalog}: cannot be written")
+
+
+NOBODY = 65534
+OPEN_AS_NOBODY = f"""
+import os, sys
+from embedcache.errors import StoreError
+from embedcache.store.store import open_store
+# For what Python imports late: that user need not be able to read it.
+open_store(sys.argv[2]).catalog.views()
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid({NOBODY})
+    os.setuid({NOBODY})
+for create in (True, False):
+    try:
+        open_store(sys.argv[1], create=create)
+    except StoreError as error:
+        print(type(error).__name__, error)
+"""
 
 
 def test_migration_that_fails_leaves_the_old_catalog(
@@ -102,17 +209,20 @@ def test_migration_that_fails_leaves_the_old_catalog(
         catalog.create()
     raw = sqlite3.connect(path)
     assert raw.execute("SELECT name FROM sqlite_master WHERE name = 'notes'").fetchall() == []
-    assert raw.execute("SELECT count(*) FROM migrations").fetchall() == [(1,)]
+    before = len(schema.MIGRATIONS) - 1
+    assert raw.execute("SELECT count(*) FROM migrations").fetchall() == [(before,)]
     raw.close()
 
 
 def test_newer_catalog_asks_for_an_upgrade(store: FeatureStore) -> None:
     raw = sqlite3.connect(store.layout.catalog)
     with raw:
-        raw.execute("INSERT INTO migrations VALUES (2)")
+        raw.execute("INSERT INTO migrations VALUES (?)", (len(schema.MIGRATIONS) + 1,))
     raw.close()
+    newest = len(schema.MIGRATIONS)
+    reason = rf"catalog version {newest + 1}, .* up to {newest}; upgrade"
     for create in (True, False):
-        with pytest.raises(StoreVersionError, match=r"catalog version 2, .* up to 1; upgrade"):
+        with pytest.raises(StoreVersionError, match=reason):
             open_store(store.path, create=create)
 
 
@@ -191,6 +301,43 @@ def test_dataset_is_registered_with_its_build_or_not_at_all(catalog: Catalog) ->
     with pytest.raises(StoreError):
         catalog.add_dataset(_dataset("sst2", "a" * 32), view=None, report={})  # type: ignore[arg-type]
     assert catalog.datasets() == []
+
+
+def test_check_of_a_view_keeps_the_worst_and_sums_the_texts(catalog: Catalog, path: Path) -> None:
+    other = replace(VIEW, dim=5)
+    for view in (VIEW, other):
+        catalog.add_view(view, "m", preprocess="p")
+    for texts, difference in ((8, 0.001), (1, 0.004), (2, 0.002)):
+        catalog.add_check(VIEW.fingerprint, texts=texts, max_difference=difference)
+    fresh = Catalog(path)
+    found = fresh.find_view(VIEW.fingerprint)
+    assert (found.checked_texts, found.max_difference) == (11, 0.004)
+    untouched = fresh.find_view(other.fingerprint)
+    assert (untouched.checked_texts, untouched.max_difference) == (0, 0.0)
+    fresh.close()
+    # A build renews the handles of a view; what was checked stays.
+    catalog.add_view(VIEW, "n")
+    found = catalog.find_view(VIEW.fingerprint)
+    assert found == ViewRecord(VIEW.fingerprint, VIEW, "n", "", 11, 0.004)
+
+
+def test_pin_holds_until_another_is_made_or_it_is_taken_away(catalog: Catalog, path: Path) -> None:
+    assert catalog.module_pin("m") is None
+    catalog.pin_module("m", "a" * 32)
+    catalog.pin_module("n", "b" * 32)
+    other = Catalog(path)
+    assert other.module_pin("m") == "a" * 32
+    other.close()
+    catalog.pin_module("m", "c" * 32)
+    assert {pin.handle: pin.digest for pin in catalog.module_pins()} == {
+        "m": "c" * 32,
+        "n": "b" * 32,
+    }
+    assert [pin.handle for pin in catalog.module_pins()] == ["n", "m"], "oldest first"
+    assert catalog.unpin_module("m")
+    assert not catalog.unpin_module("m")
+    assert catalog.module_pin("m") is None
+    assert [pin.handle for pin in catalog.module_pins()] == ["n"]
 
 
 # Names

@@ -1,0 +1,1 @@
+"""Computing what is missing: texts → tokens → rows → the store."""

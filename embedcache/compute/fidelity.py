@@ -1,0 +1,99 @@
+"""Is what is stored what the module gives? A sample of each build is computed once more.
+
+A module may let padding into its rows, keep a state, drop out at random, or not be a bag of
+words on texts unlike the probe's. Then a text's features would depend on the batch it was
+in, and a cache would hold numbers that nobody can get again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcache.errors import FidelityError
+
+_TOLERANCE = 1e-3
+"""Of a text's largest number. The sums of a batch are added in another order than those of
+one text: that made 1e-6 of it with MiniLM's six layers, some 1e-5 with twenty-four."""
+_ROUNDING = {"float16": 2.0**-11, "float32": 0.0}
+"""What storing adds: half of the last bit."""
+
+FIRST_SAMPLE = 8
+"""Texts of a build's first buffer that are computed again."""
+TEXTS_A_SAMPLE = 1 << 14
+"""After that one of so many: it costs nothing to speak of, and a fault shows early or never."""
+
+
+@dataclass(frozen=True, slots=True)
+class FidelityReport:
+    """What the checks of a view have found.
+
+    Attributes:
+        texts: Texts that were computed again, alone and unpadded.
+        max_difference: The largest difference between a stored number and the module's.
+    """
+
+    texts: int
+    max_difference: float
+
+
+class Fidelity:
+    """Compares stored rows with live ones, and keeps the largest difference."""
+
+    def __init__(self, handle: str, dtype: str) -> None:
+        self._handle = handle
+        self._tolerance = _TOLERANCE + _ROUNDING[dtype]
+        self._offered = 0
+        self._texts = 0
+        self._max_difference = 0.0
+
+    @property
+    def report(self) -> FidelityReport:
+        """What was found so far."""
+        return FidelityReport(self._texts, self._max_difference)
+
+    def sample_size(self, num_texts: int) -> int:
+        """How many texts to compute again of the next ones.
+
+        Args:
+            num_texts: How many these are.
+        """
+        before, self._offered = self._offered, self._offered + num_texts
+        if before == 0:
+            return FIRST_SAMPLE
+        return self._offered // TEXTS_A_SAMPLE - before // TEXTS_A_SAMPLE
+
+    def compare(self, stored: NDArray[Any], live: NDArray[np.float32], place: str) -> None:
+        """Check one text's rows, both (num_tokens, dim).
+
+        Raises:
+            FidelityError: if they differ by more than storing and summing explain.
+        """
+        self._texts += 1
+        difference = float(np.abs(stored.astype(np.float32) - live).max(initial=0.0))
+        self._max_difference = max(self._max_difference, difference)
+        # Of the stored rows, which are finite: an infinity of the module must not pass, nor
+        # a NaN, which "difference >" would let through.
+        scale = max(1.0, float(np.abs(stored.astype(np.float32)).max(initial=0.0)))
+        if not difference <= self._tolerance * scale:
+            raise FidelityError(
+                f"{place}: in a batch {self._handle} gives other numbers than for the text alone"
+                f" (they differ by {difference:.3g}, {self._tolerance * scale:.3g} is allowed):"
+                " it lets padding in, keeps a state, or is random; use another module"
+            )
+
+    def compare_text(self, difference: float | None, place: str) -> None:
+        """Check how far a bag of words is from its module's own vector, as a share of it.
+
+        Raises:
+            FidelityError: if rows do not combine to it.
+        """
+        if difference is not None and not difference <= _TOLERANCE:
+            raise FidelityError(
+                f"{place}: the rows of its tokens do not combine to {self._handle}'s own vector of"
+                f" the text (they differ by {difference:.3g}): on this corpus it is no bag of"
+                " words; use --granularity sentence or another module"
+            )

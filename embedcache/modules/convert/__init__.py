@@ -1,0 +1,1 @@
+"""Checkpoints → SavedModels with the interface of the modules on TF Hub."""
