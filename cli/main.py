@@ -24,6 +24,7 @@ _COMMANDS = {
     "build": "cli.build",
     "datasets": "cli.datasets",
     "get": "cli.get",
+    "modules": "cli.modules",
     "predict": "cli.predict",
     "runs": "cli.runs",
     "stats": "cli.stats",
