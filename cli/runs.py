@@ -56,6 +56,8 @@ def show_run(context: click.Context, run: str, as_json: bool) -> None:
     with open_user_store(context) as store:
         found = load_run(store, run)
     fields = {**found.record, "config": found.config, "labels": list(found.labels)}
+    if found.layer_weights is not None:
+        fields["layer_weights"] = found.layer_weights
     if as_json:
         print_json({**fields, "history": found.history})
         return

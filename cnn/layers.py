@@ -1,4 +1,4 @@
-"""The layer that Keras lacks: a maximum over the tokens that a text really has.
+"""The layers that Keras lacks: a learned mix of layers, a maximum over a text's own tokens.
 
 Importing this module imports Keras.
 """
@@ -6,6 +6,9 @@ Importing this module imports Keras.
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cnn.backend import import_keras
 
@@ -56,3 +59,81 @@ class MaskedMaxOverTime(keras.layers.Layer):  # type: ignore[misc,name-defined]
         """``(batch, steps, features)`` and ``(batch,)`` → ``(batch, features)``."""
         del lengths_shape
         return (inputs_shape[0], inputs_shape[2])
+
+
+@keras.saving.register_keras_serializable(package="embedcache")
+class ScalarMix(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    """A learned mix of several layers of a module: γ · Σⱼ softmax(s)ⱼ · hⱼ.
+
+    Equation 1 of Peters et al. (2018), "Deep contextualized word representations". The layers
+    h₁ … hₙ, of one width, lie side by side in a row; s and γ are learned, and start so that
+    the result is the layers' mean: s at 0, γ at 1.
+
+    Args:
+        num_layers: Layers side by side in a row, n, at least 1.
+        **kwargs: Those of every layer: ``name``, ``dtype``, ``trainable``.
+
+    Call arguments:
+        inputs: Tensor of shape ``(batch, steps, n · width)``, of any float dtype.
+
+    Input shape:
+        ``(batch, steps, n · width)``.
+
+    Output shape:
+        ``(batch, steps, width)``, of the layer's own compute dtype, as a rule float32.
+
+    Raises:
+        ValueError: if ``num_layers`` is below 1 or does not divide the inputs' last axis.
+
+    Example:
+        >>> inputs = np.array([[[1.0, 10.0, 3.0, 30.0]]])
+        >>> keras.ops.convert_to_numpy(ScalarMix(2)(inputs))
+        array([[[ 2., 20.]]], dtype=float32)
+    """
+
+    def __init__(self, num_layers: int, **kwargs: Any) -> None:
+        # Without Keras's own cast of the whole input: each layer is cast where it is added.
+        super().__init__(autocast=False, **kwargs)
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1: got {num_layers}")
+        self.num_layers = num_layers
+
+    def build(self, inputs_shape: tuple[int | None, ...]) -> None:
+        """Make s, ``(n,)``, and γ, ``()``."""
+        self._check_width(inputs_shape[-1])
+        self.scores = self.add_weight(
+            name="scores", shape=(self.num_layers,), initializer="zeros", dtype="float32"
+        )
+        self.gamma = self.add_weight(name="gamma", shape=(), initializer="ones", dtype="float32")
+
+    def call(self, inputs: Any) -> Any:
+        """The mix, of shape ``(batch, steps, width)``; see the class."""
+        ops = keras.ops
+        factors = ops.unstack(self.gamma * ops.softmax(self.scores))
+        # One layer after the other: of six layers of width 384, kim's step of 50 × 24 rows took
+        # 25 ms on two CPU cores, against 28 ms with an einsum and 30 ms with a sum over an axis.
+        layers = ops.split(inputs, self.num_layers, axis=-1)
+        mixed = [
+            ops.cast(factor, self.compute_dtype) * ops.cast(layer, self.compute_dtype)
+            for factor, layer in zip(factors, layers, strict=True)
+        ]
+        return sum(mixed[1:], start=mixed[0])
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """softmax(s): what each layer has of the mix, ``(n,)`` float32, together 1."""
+        shares: NDArray[np.float32] = keras.ops.convert_to_numpy(keras.ops.softmax(self.scores))
+        return shares
+
+    def compute_output_shape(self, inputs_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """``(batch, steps, n · width)`` → ``(batch, steps, width)``."""
+        return (*inputs_shape[:-1], self._check_width(inputs_shape[-1]) // self.num_layers)
+
+    def get_config(self) -> dict[str, Any]:
+        """What the layer is made anew from."""
+        return {**super().get_config(), "num_layers": self.num_layers}
+
+    def _check_width(self, dim: int | None) -> int:
+        if dim is None or dim % self.num_layers:
+            raise ValueError(f"{self.num_layers} layers of one width do not make a row of {dim}")
+        return dim

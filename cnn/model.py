@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from cnn.backend import import_keras, jit_option
 from cnn.config import ResolvedConfig
-from cnn.layers import MaskedMaxOverTime
+from cnn.layers import MaskedMaxOverTime, ScalarMix
 
 HIDDEN_UNITS = 16
+_MIX = "layer_mix"
 
 keras = import_keras()
 
 
-def build_model(config: ResolvedConfig, dim: int, num_classes: int, dtype: str) -> Any:
+def build_model(
+    config: ResolvedConfig, dim: int, num_classes: int, dtype: str, *, num_layers: int = 1
+) -> Any:
     """An untrained model, not compiled.
 
     Its weights and its dropout depend on ``config.seed`` alone, not on Keras's global
@@ -24,10 +27,12 @@ def build_model(config: ResolvedConfig, dim: int, num_classes: int, dtype: str) 
 
     Args:
         config: What the preset's layers look like.
-        dim: The embedding width.
+        dim: The embedding width, all layers together.
         num_classes: Width of the softmax, at least 2.
         dtype: Dtype of the values handed over, ``"float16"`` or ``"float32"``. The model
             casts float16 on the device: NumPy's own cast is slow (0.56 G elements/s).
+        num_layers: Layers of equal width side by side in a row of values. Of several the
+            network gets a learned mix (`ScalarMix`), ``dim / num_layers`` wide.
 
     Returns:
         A ``keras.Model`` with inputs ``values``, (B, L, dim) of ``dtype``, zeros from each
@@ -39,7 +44,10 @@ def build_model(config: ResolvedConfig, dim: int, num_classes: int, dtype: str) 
     seeds = _layer_seeds(config.seed)
     values = keras.Input((None, dim), dtype=dtype, name="values")
     lengths = keras.Input((), dtype="int32", name="lengths")
-    tokens = layers.Identity(dtype="float32", name="as_float32")(values)
+    if num_layers > 1:
+        tokens = ScalarMix(num_layers, dtype="float32", name=_MIX)(values)
+    else:
+        tokens = layers.Identity(dtype="float32", name="as_float32")(values)
     pooled = [
         MaskedMaxOverTime(name=f"max_over_time_{number}")(
             layers.Conv1D(
@@ -73,6 +81,22 @@ def compile_model(model: Any, config: ResolvedConfig) -> None:
         loss="sparse_categorical_crossentropy",
         jit_compile=jit_option(),
     )
+
+
+def learned_mix(model: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What a model made with several layers has learned of them, as JSON values.
+
+    Args:
+        model: By `build_model`, with ``num_layers`` above 1.
+        names: The names of the layers.
+
+    Returns:
+        ``{"names", "weights", "gamma"}``: each layer's share of the mix, together 1, and the
+        factor of the whole.
+    """
+    mix = model.get_layer(_MIX)
+    gamma = float(keras.ops.convert_to_numpy(mix.gamma))
+    return {"names": list(names), "weights": mix.shares.tolist(), "gamma": gamma}
 
 
 def _dense(units: int, activation: str, seed: int, *, name: str) -> Any:

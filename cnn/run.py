@@ -17,7 +17,6 @@ from cnn.backend import import_keras, without_tensorflow
 from cnn.feed import ladder_length
 from cnn.fitting import predict_batch
 from embedcache.errors import TrainingError
-from embedcache.ragged import RaggedArray
 from embedcache.store.store import FeatureStore
 from embedcache.stream.stream import padded_length
 
@@ -25,9 +24,10 @@ MODEL_FILE = "model.keras"
 RUN_FILE = "run.json"
 HISTORY_FILE = "history.json"
 
-_PREDICT_BATCH = 64
-_PREDICT_CHUNK = 1024
-"""Texts whose features are in memory at once: at 512 tokens of 128 float16, 128 MiB."""
+_BATCH_TEXTS = 64
+_BATCH_BYTES = 1 << 26
+"""Of features in a batch, longer texts alone excepted: 64 texts of 56 tokens where all twelve
+layers of a BERT lie side by side in float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,16 @@ class Run:
         return tuple(self._details["labels"])
 
     @property
+    def layer_weights(self) -> dict[str, Any] | None:
+        """How it mixes the layers of a view that keeps them apart; None for other views.
+
+        ``{"names": […], "weights": […], "gamma": …}``: each layer's share of the mix,
+        together 1, and the factor of the whole (see `cnn.layers.ScalarMix`).
+        """
+        weights: dict[str, Any] | None = self._details.get("layer_weights")
+        return weights
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """Each epoch's figures (see `cnn.fitting.EpochReport`), of every fold if it has folds.
 
@@ -122,11 +132,7 @@ class Run:
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, not one string: put it in a list")
         self._embed_missing(texts)
-        chunks = [
-            self._predict_features(self._store.get(self.record["view"], texts[start:end]))
-            for start, end in _ranges(len(texts), _PREDICT_CHUNK)
-        ]
-        return [self._prediction(row) for chunk in chunks for row in chunk]
+        return [self._prediction(row) for row in self._probabilities(texts)]
 
     def _embed_missing(self, texts: Sequence[str]) -> None:
         view = self.record["view"]
@@ -137,18 +143,23 @@ class Run:
 
             embed(self._store, view, [texts[at] for at in np.flatnonzero(~is_stored).tolist()])
 
-    def _predict_features(self, features: RaggedArray) -> NDArray[np.float32]:
-        """The probabilities of n texts: (n, C) float32."""
+    def _probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The probabilities of n texts: (n, C) float32. One batch's features are in memory."""
+        refs, reader = self._store.locate(self.record["view"], texts)
+        dim, dtype = reader.view.dim, np.dtype(reader.view.dtype)
+        probabilities = np.empty((len(refs), len(self.labels)), np.float32)
+        for batch in _batches_by_length(refs.lengths, row_bytes=dim * dtype.itemsize):
+            lengths = refs.lengths[batch].astype(np.int32)
+            length = ladder_length(padded_length(int(lengths.max())))
+            values = np.empty((len(batch), length, dim), dtype)
+            reader.gather_padded(refs.take(batch), values)
+            probabilities[batch] = predict_batch(self._load_model(), values, lengths)
+        return probabilities
+
+    def _load_model(self) -> Any:
         if self._model is None:
             self._model = load_model(self.path / MODEL_FILE, self.name, self._details)
-        probabilities = np.empty((len(features), len(self.labels)), np.float32)
-        # Neighbours in length share a batch: little padding, few shapes.
-        order = np.argsort(features.lengths, kind="stable")
-        for start, end in _ranges(len(order), _PREDICT_BATCH):
-            texts = order[start:end]
-            values, lengths = _pad(features, texts)
-            probabilities[texts] = predict_batch(self._model, values, lengths)
-        return probabilities
+        return self._model
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(probabilities.argmax())
@@ -190,7 +201,7 @@ def load_model(path: Path, run: str, details: Mapping[str, Any]) -> Any:
     if digest != details["model"]["digest"]:
         raise _damaged(path, run, "its bytes are not what was written")
     keras = import_keras()
-    import_module("cnn.layers")  # registers the layer that the file names
+    import_module("cnn.layers")  # registers the layers that the file names
     try:
         with without_tensorflow():
             return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -199,19 +210,19 @@ def load_model(path: Path, run: str, details: Mapping[str, Any]) -> Any:
         raise _damaged(path, run, reason) from error
 
 
-def _pad(features: RaggedArray, texts: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Some texts as a padded batch: (B, L, dim) and their lengths (B,)."""
-    lengths = features.lengths[texts].astype(np.int32)
-    length = ladder_length(padded_length(int(lengths.max())))
-    values = np.zeros((len(texts), length, features.dim), features.values.dtype)
-    for place, text in enumerate(texts):
-        values[place, : lengths[place]] = features[int(text)]
-    return values, lengths
-
-
-def _ranges(size: int, step: int) -> Iterator[tuple[int, int]]:
-    """The half-open ranges that cut [0, size) into steps."""
-    return ((start, min(start + step, size)) for start in range(0, size, step))
+def _batches_by_length(
+    lengths: NDArray[np.int64], *, row_bytes: int
+) -> Iterator[NDArray[np.int64]]:
+    """Cut n texts into batches of neighbours in length: little padding, few shapes."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        batch = order[start : start + _BATCH_TEXTS]
+        # Ascending, as the lengths are: what the first, the first two, … take when padded.
+        sizes = np.arange(1, len(batch) + 1) * lengths[batch] * row_bytes
+        batch = batch[: max(1, int(np.count_nonzero(sizes <= _BATCH_BYTES)))]
+        yield batch
+        start += len(batch)
 
 
 def _read_json(path: Path, run: str) -> Any:

@@ -179,7 +179,9 @@ def _build(plan: _Plan) -> Any:
 
     stream = plan.stream
     num_classes = len(plan.dataset.label_names)
-    return build_model(plan.config, stream.dim, num_classes, stream.dtype)
+    return build_model(
+        plan.config, stream.dim, num_classes, stream.dtype, num_layers=stream.num_layers
+    )
 
 
 def _open_stream(plan: _Plan, rows: NDArray[np.int64], *, shuffle: bool = False) -> FeatureStream:
@@ -210,6 +212,10 @@ def _keep(plan: _Plan, outcomes: Sequence[_Outcome], *, seconds: float) -> Run:
         "metrics": {part: record[part] for part in ("dev", "test", "folds")},
         "versions": {"embedcache": embedcache.__version__, **backend_versions()},
     }
+    if plan.stream.num_layers > 1:
+        from cnn.model import learned_mix
+
+        details["layer_weights"] = learned_mix(model, plan.stream.layer_names)
     return publish_run(
         plan.store,
         model,

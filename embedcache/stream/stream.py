@@ -21,6 +21,14 @@ LENGTH_STEP = 8
 """Batches are padded to a multiple of this: few shapes for the backend to compile, and on
 SST-2 at batch 64 about 4 % more rows than padding to the longest text."""
 
+# Words of views (see `embedcache.modules.splitting`, `embedcache.modules.layers`), by which the
+# kind of a module is told without loading it.
+_LAYERS_APART = "all"
+_PARTS_TOKENIZERS = ("sentences-1", "words-1")
+_PIECES_TOKENIZERS = ("preprocessor", "pieces")
+_ELMO_TOKENIZER = "space-nonempty"  # some bags of words have it too
+_ELMO_OUTPUTS = ("elmo", "lstm_outputs", "word_emb")
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -108,8 +116,19 @@ class FeatureStream:
 
     @property
     def dim(self) -> int:
-        """The embedding width."""
+        """The embedding width, all layers together."""
         return self._view.view.dim
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of equal width that lie side by side in a row; 1 where nothing is to be mixed."""
+        return self._view.view.num_layers
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The names of layers that are kept apart, as they lie in a row; () for other views."""
+        mode, _, names = self._view.view.output.partition(":")
+        return tuple(names.split(",")) if mode == _LAYERS_APART else ()
 
     @property
     def dtype(self) -> str:
@@ -185,14 +204,33 @@ def _rows_of_split(dataset: Dataset, split: str | None) -> NDArray[np.int64]:
 
 
 def _build_command(dataset: str, record: ViewRecord) -> str:
-    """The command that computes what a view lacks of a dataset, as a shell takes it."""
+    """The command that computes what a view lacks of a dataset, as a shell takes it.
+
+    The handle of a view whose catalog was lost is for the user to fill in, as the corpus is.
+    """
     view = record.view
     options = {
-        "--module": record.handle,
+        "--module": record.handle or "HANDLE",
+        "--preprocess": record.preprocess,
         "--dataset": dataset,
+        "--granularity": view.granularity if view.tokenizer in _PARTS_TOKENIZERS else "",
+        "--layer": view.output if _names_layers(record) else "",
+        "--context-words": str(view.context_words) if view.granularity == "window" else "",
         "--max-tokens": str(view.max_tokens),
         "--overflow": view.overflow,
         "--dtype": view.dtype,
     }
-    words = [word for option in options.items() for word in option]
+    words = [word for name, value in options.items() if value for word in (name, value)]
+    if view.keep_special_tokens:
+        words.append("--keep-special-tokens")
     return f"embedcache build CORPUS {shlex.join(words)}"
+
+
+def _names_layers(record: ViewRecord) -> bool:
+    """Whether a view's output is what ``--layer`` takes, not the one vector of a text."""
+    output, tokenizer = record.view.output, record.view.tokenizer
+    if not output or tokenizer in _PARTS_TOKENIZERS:
+        return False
+    is_elmo = tokenizer == _ELMO_TOKENIZER and output.startswith(_ELMO_OUTPUTS)
+    is_choice = output.isdecimal() or "," in output or ":" in output
+    return tokenizer in _PIECES_TOKENIZERS or is_elmo or is_choice

@@ -100,11 +100,10 @@ class SmallStore:
 def make_store() -> Iterator[Callable[..., SmallStore]]:
     stores: list[FeatureStore] = []
 
-    def make(path: Path, *, dtype: str = "float16") -> SmallStore:
+    def make(path: Path, **view_fields: Any) -> SmallStore:
         store = open_store(path)
-        view = FeatureView(
-            module_digest="0" * 32, signature="__call__", tokenizer="module", dim=DIM, dtype=dtype
-        )
+        plain = {"module_digest": "0" * 32, "signature": "__call__", "tokenizer": "module"}
+        view = FeatureView(**{**plain, "dim": DIM, **view_fields})
         store.catalog.add_view(view, "builtin:none")
         stores.append(store)
         return SmallStore(store, view)

@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import embedcache.precompute
 from cnn import Prediction, Run, load_run
+from cnn.run import _BATCH_BYTES, _BATCH_TEXTS, _batches_by_length
 from cnn.saving import new_run_name, publish_run
 from embedcache.errors import (
     DiskFullError,
@@ -223,3 +226,24 @@ def test_run_names_say_what_they_are_and_fit_the_catalog(dataset: str, part: str
 
 def test_one_prediction_is_a_value() -> None:
     assert Prediction("x", 1.0, {"x": 1.0}) == Prediction("x", 1.0, {"x": 1.0})
+
+
+@given(st.lists(st.integers(0, 5000), max_size=200), st.sampled_from([256, 9216 * 2, 1 << 24]))
+def test_batches_to_predict_have_every_text_once_and_bounded_sizes(
+    lengths: list[int], row_bytes: int
+) -> None:
+    counts = np.array(lengths, np.int64)
+    batches = list(_batches_by_length(counts, row_bytes=row_bytes))
+    order = np.concatenate([np.zeros(0, np.int64), *batches])
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert (np.diff(counts[order]) >= 0).all()
+    for batch in batches:
+        assert 1 <= len(batch) <= _BATCH_TEXTS
+        assert len(batch) == 1 or len(batch) * counts[batch].max() * row_bytes <= _BATCH_BYTES
+
+
+def test_batches_to_predict_are_full_where_they_may_be() -> None:
+    batches = _batches_by_length(np.full(130, 56), row_bytes=9216 * 2)
+    assert [len(batch) for batch in batches] == [64, 64, 2]
+    batches = _batches_by_length(np.full(130, 112), row_bytes=9216 * 2)
+    assert [len(batch) for batch in batches] == [32, 32, 32, 32, 2]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,13 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.build import command as build_command
 from embedcache.errors import CorruptShardError, KeyNotFoundError, UnknownNameError
 from embedcache.keys import keys_of_texts
+from embedcache.modules.facts import Layer, ModuleFacts
+from embedcache.modules.loading import ModuleFiles
+from embedcache.modules.settings import ViewSettings, view_of_module
 from embedcache.store.dataset import DatasetWriter
 from embedcache.store.records import DatasetRecord
 from embedcache.store.store import FeatureStore
 from embedcache.stream import FeatureStream
 from embedcache.stream.stream import Batch, padded_length
+from embedcache.view import FeatureView
 
 NUM_TEXTS = 90
 TEXTS = [f"text {number}" for number in range(NUM_TEXTS)]
@@ -202,6 +211,106 @@ def test_texts_that_the_view_lacks_are_counted_with_the_command_that_mends_it(
     assert "\n" not in message
     covered = FeatureStream(filled, "larger", rows=np.arange(90))
     assert covered.num_texts == 90
+
+
+def test_layers_that_are_kept_apart_have_their_names(
+    filled: FeatureStore, programs: ModuleType, register: Register
+) -> None:
+    apart = replace(programs.VIEW, dim=6, num_layers=3, output="all:1,2,sequence_output")
+    side_by_side = replace(programs.VIEW, dim=6, output="1,2")
+    for view, names in ((apart, ("1", "2", "sequence_output")), (side_by_side, ())):
+        programs.put(filled, TEXTS[:8], view=view)
+        register("few", TEXTS[:8])
+        stream = FeatureStream(filled, "few", view=view.fingerprint)
+        assert (stream.num_layers, stream.layer_names) == (max(1, len(names)), names)
+        assert next(iter(stream)).values.shape[2] == stream.dim == 6
+
+
+NUMBERED = tuple(Layer(name=name, dim=4) for name in ("1", "2", "3"))
+SEQUENCE = (Layer(name="sequence_output", dim=4),)
+ELMO_LAYERS = tuple(Layer(name=name, dim=4) for name in ("word_emb", "lstm_outputs1"))
+WORDS_FACTS = ModuleFacts(
+    kind="bag-of-words", signature="default", output="default", dim=4, tokenizer="space-nonempty"
+)
+SENTENCE_FACTS = ModuleFacts(
+    kind="sentence-encoder", signature="__call__", output="outputs", dim=4, tokenizer="parts"
+)
+ENCODER_FACTS = ModuleFacts(
+    kind="preprocessed-encoder", signature="__call__", output="sequence_output", dim=4,
+    tokenizer="pieces", layers=NUMBERED, outputs=SEQUENCE,
+)  # fmt: skip
+BERT_FACTS = replace(ENCODER_FACTS, kind="tf1-bert", signature="tokens")
+ELMO_FACTS = ModuleFacts(
+    kind="elmo", signature="default", output="elmo", dim=4, tokenizer="space-nonempty",
+    layers=ELMO_LAYERS, outputs=(Layer(name="elmo", dim=4),),
+)  # fmt: skip
+PREPROCESS_FACTS = ModuleFacts(kind="preprocessor", signature="__call__", dim=0, tokenizer="pieces")
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings"),
+    [
+        (WORDS_FACTS, {}),
+        (WORDS_FACTS, {"overflow": "window", "max_tokens": 40}),
+        (WORDS_FACTS, {"granularity": "sentence"}),
+        (WORDS_FACTS, {"granularity": "window", "context_words": 0}),
+        (replace(WORDS_FACTS, output="", tokenizer="module"), {"dtype": "float32"}),
+        (SENTENCE_FACTS, {}),
+        (SENTENCE_FACTS, {"granularity": "token"}),
+        (SENTENCE_FACTS, {"granularity": "window"}),
+        (SENTENCE_FACTS, {"granularity": "window", "context_words": 5, "overflow": "error"}),
+        (ENCODER_FACTS, {}),
+        (ENCODER_FACTS, {"layer": "all"}),
+        (ENCODER_FACTS, {"layer": "mean:1,3", "keep_special_tokens": True}),
+        (ENCODER_FACTS, {"layer": "-1", "overflow": "window", "max_tokens": 128}),
+        (BERT_FACTS, {}),
+        (BERT_FACTS, {"layer": "2"}),
+        (BERT_FACTS, {"layer": "1,last", "keep_special_tokens": True}),
+        (ELMO_FACTS, {}),
+        (ELMO_FACTS, {"layer": "word_emb"}),
+        (ELMO_FACTS, {"layer": "all"}),
+    ],
+)
+def test_command_that_mends_a_view_asks_for_that_view(
+    store: FeatureStore,
+    programs: ModuleType,
+    register: Register,
+    facts: ModuleFacts,
+    settings: dict[str, Any],
+) -> None:
+    """The printed line, read by `embedcache build` itself, leads to the same fingerprint."""
+    preprocess = "/with space/pre" if facts.kind == "preprocessed-encoder" else ""
+
+    def view_of(chosen: ViewSettings) -> FeatureView:
+        return view_of_module(
+            ModuleFiles("/modules/one", Path("/modules/one"), facts),
+            chosen,
+            digest="1" * 32,
+            preprocess_digest="2" * 32 if preprocess else "",
+            preprocess=PREPROCESS_FACTS if preprocess else None,
+        )
+
+    view = view_of(ViewSettings(**settings))
+    store.catalog.add_view(view, "/modules/one", preprocess=preprocess)
+    register("a name", ["missing"])
+    with pytest.raises(KeyNotFoundError) as caught:
+        FeatureStream(store, "a name", view=view.fingerprint)
+    (line,) = re.findall("`(embedcache build .*)`", str(caught.value))
+    given = build_command.make_context("build", shlex.split(line)[2:]).params
+    assert given["corpus"] == ("CORPUS",)
+    assert (given["module"], given["dataset"]) == ("/modules/one", "a name")
+    assert (given["preprocess"] or "") == preprocess
+    names = [field.name for field in fields(ViewSettings)]
+    assert view_of(ViewSettings(**{name: given[name] for name in names})) == view
+
+
+def test_handle_that_was_lost_is_for_the_user_to_fill_in(
+    store: FeatureStore, programs: ModuleType, register: Register
+) -> None:
+    store.catalog.add_view(programs.VIEW, "")
+    register("name", ["missing"])
+    with pytest.raises(KeyNotFoundError, match="build CORPUS --module HANDLE --dataset name"):
+        FeatureStream(store, "name")
 
 
 def test_newest_dataset_and_its_view_are_the_defaults(
