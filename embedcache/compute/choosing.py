@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from embedcache.compute.fidelity import Fidelity
 from embedcache.compute.missing import Computer
@@ -32,9 +33,10 @@ def make_computer(
         batch_tokens: Tokens that go through the module at once.
         on_batch: Called after each batch of a contextual module, which may take long.
     """
-    if isinstance(encoder, SequenceEncoder):
+    # Not isinstance: an encoder that lacks one member of its protocol should say which.
+    if hasattr(encoder, "encode_batch"):
         return SequenceComputer(
-            encoder, writer, view,
+            cast("SequenceEncoder", encoder), writer, view,
             fidelity=fidelity, batch_tokens=batch_tokens, on_batch=on_batch,
         )  # fmt: skip
     return TokenComputer(encoder, writer, view, fidelity=fidelity, batch_tokens=batch_tokens)

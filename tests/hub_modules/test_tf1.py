@@ -85,7 +85,10 @@ def test_two_graphs_can_be_loaded_with_tags_only(name: str, shelf: ModuleShelf, 
     assert "tokens" in tf.saved_model.load(path, tags=["train"]).signatures
 
 
-@pytest.mark.parametrize("module", of_kind("tf1-bert"), ids=name_of)
+_OF_TF1 = [module for module in of_kind("tf1-bert") if module.name.startswith("tf1")]
+
+
+@pytest.mark.parametrize("module", _OF_TF1, ids=name_of)
 def test_tf1_bert_rows_are_those_of_numpy(module: HubModule, load: Loader) -> None:
     names = ("input_ids", "input_mask", "segment_ids")
     tokens = load(module.name).signatures["tokens"]

@@ -7,6 +7,7 @@ import os
 import pickle
 import stat
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -186,36 +187,26 @@ def test_another_process_may_make_the_store_at_any_step(
 
 
 def test_read_only_store_serves_and_says_that_it_cannot_be_written(
-    tmp_path_factory: pytest.TempPathFactory, programs: ModuleType, start: Start, tmp_path: Path
+    programs: ModuleType, start: Start
 ) -> None:
-    # The folders above are pytest's and private: another user must get through.
-    path = tmp_path / "store"
-    with open_store(path) as store:
-        programs.put(store, ["a", "b"])
-    is_root = os.getuid() == 0
-    above = [
-        parent
-        for parent in path.parents
-        if parent == tmp_path_factory.getbasetemp().parent
-        or tmp_path_factory.getbasetemp().parent in parent.parents
-    ]
-    modes = {parent: _mode(parent) for parent in above}
-    everything = [path, *path.rglob("*")]
-    try:
-        for parent in above:
-            parent.chmod(0o755)
-        for entry in everything:
-            if is_root:
-                os.chown(entry, 65534, 65534)
-            entry.chmod(0o500 if entry.is_dir() else 0o400)
-        process = start("read_as_nobody", path)
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
-    finally:
-        for entry in everything:
-            entry.chmod(0o700 if entry.is_dir() else 0o600)
-        for parent, mode in modes.items():
-            parent.chmod(mode)
+    # Not pytest's folder: those above it are private, and another user must get through.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder, "store")
+        with open_store(path) as store:
+            programs.put(store, ["a", "b"])
+        everything = [path, *path.rglob("*")]
+        try:
+            for entry in everything:
+                if os.getuid() == 0:
+                    os.chown(entry, 65534, 65534)
+                entry.chmod(0o500 if entry.is_dir() else 0o400)
+            process = start("read_as_nobody", path)
+            output, errors = process.communicate()
+            assert process.returncode == 0, errors
+        finally:
+            for entry in everything:
+                entry.chmod(0o700 if entry.is_dir() else 0o600)
     assert output.startswith("StoreReadOnlyError ")
     assert output.count("\n") == 1
 
