@@ -19,8 +19,8 @@ from benchmarks.measure import Contender, Series, measure, ratio
 from benchmarks.report import Report, Target, named
 from benchmarks.scale import Scale
 from embedcache.keys import keys_of_utf8
-from embedcache.modules.bag_of_words import load_saved_model
 from embedcache.modules.handles import resolve_handle
+from embedcache.modules.saved_model import load_saved_model
 
 HANDLE = "builtin:en-words-128"
 DIM = 128
@@ -68,8 +68,8 @@ def run(scale: Scale, work: Path) -> Report:
             "TensorFlow is imported before. embedcache's time has the module loaded twice in it,"
             " as a new store does: to probe it and to use it; the others have it loaded already."
             " All force their features to the device; the peers write one packed HDF5 file,"
-            " without keys or catalog. Features of the first"
-            f" {len(short):,} texts compared by digest.",
+            " without keys, catalog, or the spans that embedcache finds and stores. Features of"
+            f" the first {len(short):,} texts compared by digest.",
         ],
     )
 

@@ -80,7 +80,7 @@ def _make_features(num_texts: int) -> tuple[RaggedArray, Keys]:
 
 def _ours(features: RaggedArray, keys: Keys, path: Path) -> Contender:
     stores: list[FeatureStore] = []
-    lengths, truncated = features.lengths, np.zeros(len(keys), np.bool_)
+    lengths, flags = features.lengths, np.zeros(len(keys), np.uint8)
 
     def renew(_number: int) -> None:
         while stores:
@@ -92,7 +92,7 @@ def _ours(features: RaggedArray, keys: Keys, path: Path) -> Contender:
 
     def write(_number: int) -> float:
         writer = stores[0].writer(VIEW, limits=WriterLimits(encoding="dense"))
-        writer.add_values(keys, lengths, truncated, values=features.values)
+        writer.add_values(keys, lengths, flags, values=features.values)
         writer.flush()
         return features.values.nbytes / 1e6
 

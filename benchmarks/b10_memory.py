@@ -34,8 +34,8 @@ def run(scale: Scale, work: Path) -> Report:
         title="peak memory of a build against the size of its corpus",
         unit="MB",
         cache="warm",
-        binds="for misses TensorFlow itself, then the open shard: keys, codes and the image of"
-        " up to 2¹⁸ texts; for hits the pass that counts distinct texts, which sorts keys in"
+        binds="for misses TensorFlow itself, then the open shard: keys, codes, spans and the image"
+        " of up to 2¹⁸ texts; for hits the pass that counts distinct texts, which sorts keys in"
         " memory, and what is mapped and can be dropped: the index (24 bytes a text) and the"
         " dataset's keys (16)",
         series=series,

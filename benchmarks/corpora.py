@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import embedcache
 from benchmarks.scale import Scale
+from embedcache.corpus import CorpusOptions, CorpusReader, sources_of
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -23,8 +24,8 @@ def sst2_sources(scale: Scale, folder: Path, num_texts: int) -> tuple[dict[str, 
     Returns:
         The files, and what they are, for the notes.
     """
-    files = {split: SHARED_DATA / f"sst2.{split}.tsv" for split in ("train", "dev", "test")}
-    if scale.use_real_data and all(path.exists() for path in files.values()):
+    files = _sst2_files()
+    if scale.use_real_data and files:
         return files, "SST-2, all three splits (9,613 texts, 20.9 tokens on average)"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "generated.tsv"
@@ -34,6 +35,21 @@ def sst2_sources(scale: Scale, folder: Path, num_texts: int) -> tuple[dict[str, 
     ]
     path.write_text("label\ttext\n" + "".join(lines), encoding="utf-8")
     return {"train": path}, f"{num_texts:,} generated texts of SST-2's length mix"
+
+
+def _sst2_files() -> dict[str, Path]:
+    """SST-2 by split; empty where it is not beside the checkout."""
+    files = {split: SHARED_DATA / f"sst2.{split}.tsv" for split in ("train", "dev", "test")}
+    return files if all(path.exists() for path in files.values()) else {}
+
+
+def sst2_texts() -> list[bytes]:
+    """The distinct texts of SST-2 in their order; none where it is not beside the checkout."""
+    files = _sst2_files()
+    if not files:
+        return []
+    reader = CorpusReader(sources_of(files), CorpusOptions())
+    return list(dict.fromkeys(text for batch in reader for text in batch.texts))
 
 
 def write_texts(path: Path, num_texts: int, *, mean_words: int, seed: int = 1) -> Path:

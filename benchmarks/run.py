@@ -25,6 +25,7 @@ from benchmarks.scale import SCALES
 
 MODULES = {
     "B1": "benchmarks.b01_stream",
+    "B3": "benchmarks.b03_contextual",
     "B4": "benchmarks.b04_build",
     "B5": "benchmarks.b05_rebuild",
     "B7": "benchmarks.b07_storing",
@@ -91,6 +92,8 @@ def _run_apart(number: str, scale: str, work: Path) -> dict[str, Any]:
     for target in record["targets"]:
         mark = {True: "reached", False: "NOT reached", None: "-"}[target["is_reached"]]
         print(f"    {target['value']:14.3f} {mark:12} {target['what']}", file=sys.stderr)
+    for what in record["skipped"]:
+        print(f"    left out: {what}", file=sys.stderr)
     return record
 
 

