@@ -122,6 +122,15 @@ class SequenceBuffer:
         padded[np.arange(width) < lengths[:, np.newaxis]] = tokens[expand_ranges(firsts, lengths)]
         return padded
 
+    def kept_rows(
+        self, windows: NDArray[np.int64], rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Of what `encode_batch` gave for some windows, (B, M, dim), the rows kept, (R, dim)."""
+        firsts = self.row_starts[windows] + np.arange(len(windows)) * rows.shape[1]
+        positions = expand_ranges(firsts, self.num_rows[windows])
+        kept: NDArray[np.float32] = rows.reshape(-1, rows.shape[2]).take(positions, axis=0)
+        return kept
+
     def take_whole(self, windows: NDArray[np.int64], rows: NDArray[Any]) -> Iterator[WholeTexts]:
         """The texts that are whole now that these windows' rows, (R, dim), are there."""
         texts = self._windows.texts[windows]

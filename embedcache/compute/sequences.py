@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.compute.batches import TokenBudget, padded_lengths
+from embedcache.compute.behind import OneBehind
 from embedcache.compute.buffer import SequenceBuffer
 from embedcache.compute.fidelity import Fidelity
 from embedcache.compute.missing import ComputeCounts, MissingTexts
 from embedcache.encoder import SequenceEncoder, TokenizedTexts
 from embedcache.errors import EncodingError, ModuleMemoryError
-from embedcache.ragged import expand_ranges, splits_of_lengths
+from embedcache.ragged import splits_of_lengths
 from embedcache.store.codec import BadRowError, to_storage
 from embedcache.store.writer import ShardWriter
 from embedcache.view import FeatureView
@@ -51,32 +52,35 @@ class SequenceComputer:
         self.counts = ComputeCounts()
 
     def compute(self, missing: MissingTexts) -> None:
-        """Compute some texts; see `Computer`. Each batch's texts are added when it is done."""
+        """Compute some texts; see `Computer`.
+
+        Each batch's texts are added to the open shard, in a thread of its own, while the
+        next batch is in the module.
+        """
         buffer = SequenceBuffer(missing, self._tokenize(missing.texts), self._encoder, self._view)
         sampled = _Sample(self.fidelity.sample_size(len(missing.texts)))
-
-        def run(batch: NDArray[np.int64]) -> None:
-            try:
-                rows = self._encode(buffer, batch)
-                if sampled.takes_next():
-                    self._check(buffer, batch, rows)
-            except ModuleMemoryError as error:
-                # Told if it is of one window; else a smaller batch is tried.
-                raise ModuleMemoryError(f"{buffer.place(int(batch[0]))}: {error}") from error
-            self._add(buffer, batch, rows)
-            if self._writer.is_due:
-                self._writer.flush()
-            self._on_batch()
-
         empty = np.flatnonzero(buffer.num_rows == 0)
-        self._add(buffer, empty, np.zeros((0, self._view.dim), np.float32))
         full = np.flatnonzero(buffer.num_rows)
         lengths, extra = buffer.lengths[full], sum(self._encoder.num_special)
         if self._encoder.fixed_length is not None:
             lengths = np.full(len(full), self._encoder.fixed_length - extra)
-        self._budget.run_batches(
-            lengths, lambda batch: run(full[batch]), extra=extra, first=sampled.plan
-        )
+        with OneBehind() as behind:
+
+            def run(places: NDArray[np.int64]) -> None:
+                batch = full[places]
+                try:
+                    rows = self._encode(buffer, batch)
+                    if sampled.takes_next():
+                        self._check(buffer, batch, rows)
+                except ModuleMemoryError as error:
+                    # Told if it is of one window; else a smaller batch is tried.
+                    raise ModuleMemoryError(f"{buffer.place(int(batch[0]))}: {error}") from error
+                behind.submit(lambda: self._add(buffer, batch, rows))
+                self._on_batch()
+
+            nothing = np.zeros((len(empty), 0, self._view.dim), np.float32)
+            behind.submit(lambda: self._add(buffer, empty, nothing))
+            self._budget.run_batches(lengths, run, extra=extra, first=sampled.plan)
 
     def _tokenize(self, texts: Sequence[bytes]) -> TokenizedTexts:
         """Tokenise in pieces that the processor's caches hold."""
@@ -90,15 +94,11 @@ class SequenceComputer:
         return _joined(parts)
 
     def _encode(self, buffer: SequenceBuffer, batch: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The kept rows of a batch of windows, one window after the other: (R, dim)."""
+        """The rows of a batch of windows, padding among them: (B, M, dim)."""
         lengths = buffer.lengths[batch]
         width = int(padded_lengths(lengths).max())
         tokens = buffer.tokens_of(batch, min(width, buffer.limit))
-        rows = self._encoder.encode_batch(tokens, lengths)
-        firsts = buffer.row_starts[batch] + np.arange(len(batch)) * rows.shape[1]
-        positions = expand_ranges(firsts, buffer.num_rows[batch])
-        kept: NDArray[np.float32] = rows.reshape(-1, rows.shape[2]).take(positions, axis=0)
-        return kept
+        return self._encoder.encode_batch(tokens, lengths)
 
     def _check(
         self, buffer: SequenceBuffer, batch: NDArray[np.int64], rows: NDArray[np.float32]
@@ -106,9 +106,8 @@ class SequenceComputer:
         """Compute the window that the batch pads most once more, alone and unpadded."""
         place = int(np.argmin(buffer.lengths[batch]))
         window = batch[place : place + 1]
-        ends = splits_of_lengths(buffer.num_rows[batch])
         try:
-            stored = to_storage(rows[ends[place] : ends[place + 1]], self._view.dtype)
+            stored = to_storage(buffer.kept_rows(window, rows[place : place + 1]), self._view.dtype)
         except BadRowError:
             return  # told with the token's place when the rows are added
         live = self._encode_alone(buffer, window)
@@ -119,17 +118,14 @@ class SequenceComputer:
     ) -> NDArray[np.float32]:
         lengths = buffer.lengths[window]
         tokens = buffer.tokens_of(window, int(lengths[0]))
-        start = int(buffer.row_starts[window[0]])
-        stop = start + int(buffer.num_rows[window[0]])
-        rows: NDArray[np.float32] = self._encoder.encode_batch(tokens, lengths)[0, start:stop]
-        return rows
+        return buffer.kept_rows(window, self._encoder.encode_batch(tokens, lengths))
 
     def _add(
         self, buffer: SequenceBuffer, batch: NDArray[np.int64], rows: NDArray[np.float32]
     ) -> None:
-        """Hand the texts over that are whole with this batch."""
+        """Hand the texts over that are whole with this batch; closes the shard when it is due."""
         try:
-            stored = to_storage(rows, self._view.dtype)
+            stored = to_storage(buffer.kept_rows(batch, rows), self._view.dtype)
         except BadRowError as error:
             ends = np.cumsum(buffer.num_rows[batch])
             window = batch[int(np.searchsorted(ends, error.row, side="right"))]
@@ -144,6 +140,8 @@ class SequenceComputer:
                 token_ids=part.token_ids,
             )
             self.counts.add(part.flags, len(part.values))
+        if self._writer.is_due:
+            self._writer.flush()
 
 
 def _joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:

@@ -16,7 +16,7 @@ from embedcache.compute.batches import padded_lengths
 from embedcache.compute.fidelity import FIRST_SAMPLE
 from embedcache.compute.missing import ComputeCounts
 from embedcache.compute.sequences import SequenceComputer
-from embedcache.errors import EncodingError, FidelityError, ModuleMemoryError
+from embedcache.errors import DiskFullError, EncodingError, FidelityError, ModuleMemoryError
 from embedcache.keys import keys_of_utf8
 from embedcache.store.shard import FLAG_TRUNCATED, FLAG_WINDOWED, Shard
 from embedcache.store.writer import WriterLimits
@@ -194,18 +194,26 @@ def test_any_batches_shards_and_memory_give_the_same_rows(
 
 
 def test_shard_closes_in_the_middle_of_a_buffer(store: Store, make: MakeComputer) -> None:
-    num_published: list[int] = []
     view = make_view()
-    computer, writer = make(
-        FakeSequenceEncoder((0, 0)),
-        view,
-        batch_tokens=8,
-        limits=WriterLimits(max_texts=2),
-        on_batch=lambda: num_published.append(len(writer.published)),
-    )
+    limits = WriterLimits(max_texts=2)
+    computer, writer = make(FakeSequenceEncoder((0, 0)), view, batch_tokens=8, limits=limits)
     computer.compute(missing_texts([text_of(own) for own in words(4, 4, 4, 4, 4, 4)]))
-    assert num_published == [1, 2, 3]
+    assert [record.num_texts for record in writer.published] == [2, 2, 2]
     assert len(stored_keys(store, view)) == 6
+
+
+def test_full_disk_while_the_next_batch_computes_ends_the_build(
+    store: Store, make: MakeComputer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = WriterLimits(max_texts=2)
+    computer, writer = make(FakeSequenceEncoder((0, 0)), make_view(), batch_tokens=8, limits=limits)
+
+    def fail() -> None:
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr(writer, "flush", fail)
+    with pytest.raises(DiskFullError, match="no space left"):
+        computer.compute(missing_texts([text_of(own) for own in words(4, 4, 4, 4, 4, 4)]))
 
 
 def test_finished_texts_are_kept_when_a_build_is_interrupted(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from embedcache.modules.cache import ModuleCache
-from tests.embedcache.modules.module_server import ModuleServer, pack
+from tests.embedcache.modules.module_server import ModuleServer, serving
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +27,5 @@ def tiny_module(make_module: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def module_server(tiny_module: Path) -> Iterator[ModuleServer]:
-    with ModuleServer(pack(tiny_module)) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving(tiny_module) as server:
         yield server
-        server.may_go_on.set()
-        server.partners.abort()
-        server.shutdown()
-        thread.join()
