@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 import embedcache
 from cli.main import cli
 from embedcache.modules.handles import files_digest, parse_handle
-from tests.embedcache.modules.module_server import ModuleServer, pack
+from tests.embedcache.modules.module_server import ModuleServer, pack, serving
 
 CommandLine = Any
 Processes = Any
@@ -40,12 +39,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server(tiny_module: str) -> Iterator[ModuleServer]:
-    with ModuleServer(pack(Path(tiny_module))) as started:
-        thread = threading.Thread(target=started.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving(Path(tiny_module)) as started:
         yield started
-        started.shutdown()
-        thread.join()
 
 
 @pytest.fixture
