@@ -23,11 +23,10 @@ from embedcache.modules.facts import (
     TF1_BERT,
     ModuleFacts,
 )
-from embedcache.modules.layers import ALL, MEAN, choose_layers
-from embedcache.modules.saved_model import load_saved_model, saved_tags
+from embedcache.modules.layers import ALL, MEAN, choose_layers, layer_names
+from embedcache.modules.saved_model import load_saved_model, read_meta_graphs, served_graph
 from embedcache.modules.sentence_encoder import SENTENCE_PIECES
 from embedcache.modules.settings import CONTEXT_WORDS_DEFAULT
-from embedcache.quiet import quiet_native_stderr
 from embedcache.view import GRANULARITIES, FeatureView
 
 _TF1_HUB_FILE = "tfhub_module.pb"
@@ -110,7 +109,7 @@ def describe_saved_model(handle: str, path: Path) -> SavedModelContents:
     Raises:
         ModuleError: if ``saved_model.pb`` cannot be read.
     """
-    graph = _served_graph(handle, path)
+    graph = served_graph(read_meta_graphs(handle, path))
     is_tf2 = graph.HasField("object_graph_def")
     saved_format = "TF1 Hub module" if (path / _TF1_HUB_FILE).is_file() else "TF1 SavedModel"
     signatures = tuple(
@@ -190,9 +189,7 @@ def _output_name(output: str) -> str:
 
 def _layer_choices(handle: str, facts: ModuleFacts) -> str:
     """What ``--layer`` takes of a module: ``1 to 12, sequence_output, mean, all``."""
-    choices = [layer.name for layer in (*facts.layers, *facts.outputs)]
-    if len(facts.layers) > 1 and all(layer.name.isdecimal() for layer in facts.layers):
-        choices[: len(facts.layers)] = [f"{facts.layers[0].name} to {facts.layers[-1].name}"]
+    choices = [layer_names((*facts.layers, *facts.outputs))]
     for mode in (MEAN, ALL):
         try:
             choose_layers(handle, facts, mode)
@@ -200,34 +197,6 @@ def _layer_choices(handle: str, facts: ModuleFacts) -> str:
             continue  # no layers, or of widths that do not fit one another
         choices.append(mode)
     return ", ".join(choices)
-
-
-def _served_graph(handle: str, path: Path) -> Any:
-    """The graph that is loaded of those that a SavedModel has, as a protocol buffer."""
-    with quiet_native_stderr():
-        from google.protobuf import message, text_format
-        from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel()
-    try:
-        if (path / "saved_model.pb").is_file():
-            saved.ParseFromString((path / "saved_model.pb").read_bytes())
-        else:
-            text_format.Parse((path / "saved_model.pbtxt").read_text(encoding="utf-8"), saved)
-    except (OSError, ValueError, message.DecodeError, text_format.ParseError) as error:
-        reason = " ".join(str(error).split())
-        raise ModuleError(
-            f"{handle}: its saved_model.pb cannot be read ({reason}); fetch it again"
-        ) from error
-    tags = saved_tags(path)
-    graphs = [graph for graph in saved.meta_graphs if _is_served(graph, tags)]
-    if not graphs:
-        raise ModuleError(f"{handle}: its saved_model.pb holds no graph; fetch it again")
-    return graphs[0]
-
-
-def _is_served(graph: Any, tags: list[str] | None) -> bool:
-    return tags is None or list(graph.meta_info_def.tags) == tags
 
 
 def _infos(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:

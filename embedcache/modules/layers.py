@@ -91,7 +91,7 @@ def choose_layers(handle: str, facts: ModuleFacts, wanted: str | None) -> LayerC
         if not chosen:
             raise ModuleError(
                 f"{handle}: its layers cannot be had one by one, so --layer {mode} cannot be; it"
-                f" has {_layer_names(list(known.values()))}"
+                f" has {layer_names(list(known.values()))}"
             )
     else:
         chosen = tuple(_find(handle, facts, name.strip(), known) for name in names.split(","))
@@ -110,7 +110,7 @@ def _find(handle: str, facts: ModuleFacts, name: str, known: Mapping[str, Layer]
     if name not in known:
         mixes = f", and {MEAN}, {ALL}" if facts.layers else ""
         raise ModuleError(
-            f"{handle}: no layer {name!r}; there are: {_layer_names(list(known.values()))}{mixes}"
+            f"{handle}: no layer {name!r}; there are: {layer_names(list(known.values()))}{mixes}"
         )
     return known[name]
 
@@ -127,7 +127,7 @@ def _check_widths(handle: str, choice: LayerChoice) -> None:
         )
 
 
-def _layer_names(layers: Sequence[Layer]) -> str:
+def layer_names(layers: Sequence[Layer]) -> str:
     """``1 to 12, sequence_output``: short where layers are numbered."""
     numbers = [layer.name for layer in layers if layer.name.isdecimal()]
     others = [layer.name for layer in layers if not layer.name.isdecimal()]

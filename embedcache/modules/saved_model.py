@@ -40,14 +40,11 @@ def load_saved_model(handle: str, path: Path) -> Any:
     with quiet_native_stderr():
         import tensorflow as tf
     try:
-        return _load(path)
+        return _load(handle, path)
     except (tf.errors.OpError, *_LOAD_ERRORS) as error:
         reason = _one_line(error)
         if "not registered" not in reason and "Op type" not in reason:
-            raise ModuleError(
-                f"{handle}: cannot be loaded as a SavedModel ({reason}); its files are not whole:"
-                " fetch it again"
-            ) from error
+            raise _not_whole(handle, error) from error
         if find_spec("tensorflow_text") is None:
             raise ModuleError(
                 f"{handle}: uses an operation that this TensorFlow lacks ({reason}); install the"
@@ -62,7 +59,7 @@ def _load_with_text(handle: str, path: Path) -> Any:
     try:
         with quiet_native_stderr():
             import_module("tensorflow_text")  # registers its operations
-        return _load(path)
+        return _load(handle, path)
     except (tf.errors.OpError, ImportError, *_LOAD_ERRORS) as error:
         raise ModuleError(
             f"{handle}: cannot be loaded, with tensorflow-text imported ({_one_line(error)});"
@@ -70,43 +67,60 @@ def _load_with_text(handle: str, path: Path) -> Any:
         ) from error
 
 
-def _load(path: Path) -> Any:
+def _load(handle: str, path: Path) -> Any:
     import tensorflow as tf
 
-    tags = saved_tags(path)
+    tags = _saved_tags(read_meta_graphs(handle, path))
     with quiet_native_stderr():
         return tf.saved_model.load(str(path), tags=tags)
 
 
-def saved_tags(path: Path) -> list[str] | None:
-    """The tags to load a module by: of its graphs that for serving, never one for training.
+def served_graph(graphs: Sequence[Any]) -> Any:
+    """Of a module's graphs the one that is loaded: for serving, never one for training."""
 
-    Returns:
-        None for a SavedModel of TensorFlow 2, which has one graph only.
-    """
-    graphs = _meta_graphs(path)
+    def rank(graph: Any) -> tuple[bool, bool]:
+        # Without "train" first: TF1 Hub's modules have a graph without tags beside it.
+        tags = graph.meta_info_def.tags
+        return "train" in tags, "serve" not in tags
+
+    return min(graphs, key=rank)
+
+
+def _saved_tags(graphs: Sequence[Any]) -> list[str] | None:
+    """The tags to load a module by; None for one of TensorFlow 2, which has one graph only."""
     if any(graph.HasField("object_graph_def") for graph in graphs):
         return None
-    found = [list(graph.meta_info_def.tags) for graph in graphs]
-    # Without "train" first: TF1 Hub's modules have a graph without tags beside it.
-    found.sort(key=lambda tags: ("train" in tags, "serve" not in tags))
-    return found[0] if found else None
+    return list(served_graph(graphs).meta_info_def.tags)
 
 
-def _meta_graphs(path: Path) -> list[Any]:
-    """The graphs of a SavedModel as protocol buffers; none if it cannot be read so."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
+def read_meta_graphs(handle: str, path: Path) -> list[Any]:
+    """The graphs of a SavedModel as protocol buffers, read without loading it.
 
-    file = path / "saved_model.pb"
-    if not file.is_file():
-        return []
+    Raises:
+        ModuleError: if its file is no SavedModel's.
+    """
+    with quiet_native_stderr():
+        from google.protobuf import message, text_format
+        from tensorflow.core.protobuf import saved_model_pb2
+
     saved = saved_model_pb2.SavedModel()
     try:
-        saved.ParseFromString(file.read_bytes())
-    except DecodeError:
-        return []  # TensorFlow's loader says what is wrong with it
+        if (path / "saved_model.pb").is_file():
+            saved.ParseFromString((path / "saved_model.pb").read_bytes())
+        else:
+            text_format.Parse((path / "saved_model.pbtxt").read_text(encoding="utf-8"), saved)
+    except (OSError, ValueError, message.DecodeError, text_format.ParseError) as error:
+        raise _not_whole(handle, error) from error
+    if not saved.meta_graphs:
+        raise _not_whole(handle, ValueError("it holds no graph"))
     return list(saved.meta_graphs)
+
+
+def _not_whole(handle: str, error: BaseException) -> ModuleError:
+    return ModuleError(
+        f"{handle}: cannot be loaded as a SavedModel ({_one_line(error)}); its files are not"
+        " whole: fetch it again"
+    )
 
 
 def asset_of(handle: str, path: Path, model: Any, signature: str, output: str) -> Path:
@@ -121,7 +135,7 @@ def asset_of(handle: str, path: Path, model: Any, signature: str, output: str) -
     named = Path(model.signatures[signature]()[output].numpy().decode())
     if named.is_file():
         return named
-    for graph in _meta_graphs(path):
+    for graph in read_meta_graphs(handle, path):
         tensor = graph.signature_def[signature].outputs[output].name
         files = {item.tensor_info.name: item.filename for item in _assets(graph)}
         name = files.get(tensor) or (next(iter(files.values())) if len(files) == 1 else None)

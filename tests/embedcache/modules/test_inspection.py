@@ -117,7 +117,7 @@ def test_text_form_of_a_saved_model_is_read_too(hub: HubModules, tmp_path: Path)
 )
 def test_damaged_saved_model_is_one_line(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModuleError, match=r"^the-handle: its saved_model.pb .*; fetch it again$"):
+    with pytest.raises(ModuleError, match=r"^the-handle: cannot be loaded .*: fetch it again$"):
         describe_saved_model("the-handle", tmp_path)
 
 
