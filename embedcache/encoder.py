@@ -84,8 +84,12 @@ class TokenEncoder(Encoder, Protocol):
         """
         ...
 
-    def text_difference(self, text: bytes) -> float | None:
+    def text_difference(self, text: bytes, rows: NDArray[np.float32]) -> float | None:
         """How far a text's rows, combined, are from the module's own vector of the text.
+
+        Args:
+            text: UTF-8.
+            rows: What `embed_tokens` gives for all its tokens, (num_tokens, dim).
 
         Returns:
             The largest difference as a share of the vector's largest number; None where the

@@ -181,12 +181,11 @@ class TokenComputer:
         chosen = np.linspace(0, len(flags) - 1, size).astype(np.int64)
         for text in np.unique(chosen).tolist():
             start, stop = tokenized.row_splits[text : text + 2].tolist()
-            tokens = list(tokenized.tokens[start:stop])
+            if start == stop:
+                continue
             place = missing.places(text)
-            if tokens:
-                stored = self._table.rows[codes[start:stop]]
-                self.fidelity.compare(stored, self._encoder.embed_tokens(tokens), place)
-            if tokens and not flags[text] & FLAG_TRUNCATED:
-                self.fidelity.compare_text(
-                    self._encoder.text_difference(missing.texts[text]), place
-                )
+            live = self._encoder.embed_tokens(list(tokenized.tokens[start:stop]))
+            self.fidelity.compare(self._table.rows[codes[start:stop]], live, place)
+            if not flags[text] & FLAG_TRUNCATED:
+                difference = self._encoder.text_difference(missing.texts[text], live)
+                self.fidelity.compare_text(difference, place)

@@ -119,9 +119,8 @@ class BagOfWordsEncoder:
             )
         return vectors
 
-    def text_difference(self, text: bytes) -> float | None:
-        """How far the text's rows, combined, are from the module's own vector of it."""
-        rows = self.embed_tokens(self.tokenize_texts([text]).tokens)
+    def text_difference(self, text: bytes, rows: NDArray[np.float32]) -> float | None:
+        """How far a text's rows, combined, are from the module's own vector of it."""
         own = self.embed_sentences([text])[0]
         difference = np.abs(combine_rows(rows, self._facts.combiner) - own).max(initial=0.0)
         return float(difference) / max(1.0, float(np.abs(own).max(initial=0.0)))

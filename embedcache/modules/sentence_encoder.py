@@ -100,7 +100,11 @@ class PartsEncoder:
             )
         return vectors
 
-    def text_difference(self, text: bytes) -> float | None:  # noqa: ARG002 - the seam's
+    def text_difference(
+        self,
+        text: bytes,  # noqa: ARG002 - the seam's
+        rows: NDArray[np.float32],  # noqa: ARG002
+    ) -> float | None:
         """None: the module does not combine rows."""
         return None
 

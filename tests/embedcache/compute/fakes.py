@@ -158,7 +158,7 @@ class FakeTokenEncoder:
         self._twist(tokens, rows)
         return rows
 
-    def text_difference(self, text: bytes) -> float | None:
+    def text_difference(self, text: bytes, rows: NDArray[np.float32]) -> float | None:
         self.compared.append(text)
         return self.difference
 

@@ -118,7 +118,7 @@ class FakeTokenEncoder:
     def embed_tokens(self, tokens: Sequence[bytes]) -> NDArray[np.float32]:
         return _rows_of([_word_id(token) for token in tokens])
 
-    def text_difference(self, text: bytes) -> float | None:
+    def text_difference(self, text: bytes, rows: NDArray[np.float32]) -> float | None:
         return None
 
 
