@@ -20,7 +20,14 @@ _BYTES_PER_WORD = 16
 OUTPUTS = ("word_emb", "lstm_outputs1", "lstm_outputs2", "elmo", "default")
 
 
-def make_elmo(path: Path, *, dim: int = 16, seed: int = 0, train_graph: bool = False) -> Path:
+def make_elmo(
+    path: Path,
+    *,
+    dim: int = 16,
+    seed: int = 0,
+    train_graph: bool = False,
+    texts_only: bool = False,
+) -> Path:
     """elmo/3: no tags, ``tfhub_module.pb``, signatures ``default`` and ``tokens``.
 
     ``default`` takes ``text``, strings (B,), and splits at runs of spaces; ``tokens`` takes
@@ -34,6 +41,7 @@ def make_elmo(path: Path, *, dim: int = 16, seed: int = 0, train_graph: bool = F
         dim: The width; even.
         seed: Of the weights.
         train_graph: Add the variant tagged "train", so that loading needs ``tags``.
+        texts_only: Leave the signature ``tokens`` out.
     """
 
     def build() -> dict[str, Tf1Signature]:
@@ -46,10 +54,8 @@ def make_elmo(path: Path, *, dim: int = 16, seed: int = 0, train_graph: bool = F
         counts = tf.math.bincount(
             tf.cast(words.indices[:, 0], tf.int32), minlength=tf.shape(text)[0]
         )
-        return {
-            "default": Tf1Signature({"text": text}, network.outputs(dense, counts)),
-            "tokens": _tokens_signature(network, OUTPUTS),
-        }
+        default = {"default": Tf1Signature({"text": text}, network.outputs(dense, counts))}
+        return default if texts_only else default | {"tokens": _tokens_signature(network, OUTPUTS)}
 
     return save_tf1(path, build, train_graph=train_graph)
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import embedcache
 from embedcache.errors import ModuleError
 from embedcache.modules.facts import PROBE_VERSION, SEQUENCE_KINDS, ModuleFacts
 from embedcache.modules.probe import probe_module
+from embedcache.precompute import BuildOptions
+from embedcache.store.store import FeatureStore
 from tests.embedcache.modules.hub_subjects import HubModules, names_of, shared_hub_modules
+from tests.hub_modules.elmo import expected_elmo, make_elmo
 from tests.hub_modules.kinds import GOOD_MODULES
 from tests.hub_modules.vocabulary import PIECES, piece_ids
 
@@ -173,3 +179,20 @@ def test_facts_of_another_probe_are_probed_again(hub: HubModules) -> None:
     record: dict[str, Any] = json.loads(facts.to_json())
     del record["layers"]
     assert ModuleFacts.from_json(json.dumps(record)) is None
+
+
+def test_elmo_that_splits_texts_itself_gives_the_same_rows(
+    tmp_path: Path, store: FeatureStore
+) -> None:
+    path = make_elmo(tmp_path / "texts-only", texts_only=True)
+    facts = probe_module("m", path)
+    assert (facts.kind, facts.signature, facts.output) == ("elmo", "default", "elmo")
+    texts = ["the cat sat", "a", "two  spaces here", ""]
+    corpus = tmp_path / "a.txt"
+    corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    options = BuildOptions(dtype="float32")
+    report = embedcache.build(store, corpus, module=str(path), options=options)
+    for text, rows in zip(texts[:3], store.get(report.view, texts), strict=False):
+        expected = expected_elmo(text.split())["elmo"]
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+    assert len(store.get(report.view, [""])[0]) == 0
