@@ -34,7 +34,7 @@ class FeatureView:
     in it: the same files under another name give the same vectors.
 
     Attributes:
-        module_digest: BLAKE2b of the module's files (see `embedcache.modules.handles`).
+        module_digest: BLAKE2b of the module's files (see `embedcache.modules.digests`).
         signature: The callable used: ``"__call__"`` or a signature's name.
         output: The output used of a module that returns several; empty if it returns one.
             Layers are joined by commas; ``"mean:3,4"`` is their mean, ``"all:3,4"`` keeps

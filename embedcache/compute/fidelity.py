@@ -17,7 +17,7 @@ from embedcache.errors import FidelityError
 
 _TOLERANCE = 1e-3
 """Of a text's largest number. The sums of a batch are added in another order than those of
-one text: that made 1e-6 of it with MiniLM's six layers, some 1e-5 with twenty-four."""
+one text: on SST-2, MiniLM's rows from batches padded in three ways agreed to 6e-6 (B3)."""
 _ROUNDING = {"float16": 2.0**-11, "float32": 0.0}
 """What storing adds: half of the last bit."""
 

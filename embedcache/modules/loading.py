@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from embedcache.encoder import SequenceEncoder, TokenEncoder
-from embedcache.errors import ModuleError
 from embedcache.modules.facts import (
     BAG_OF_WORDS,
     ELMO,
@@ -87,21 +86,15 @@ def _load(preprocess: ModuleFiles | None) -> Any:
 
 def _vocabulary_tokenizer(module: ModuleFiles, model: Any) -> Any:
     """The tokenizer of a module that names its vocabulary file and whether it lower-cases."""
-    from embedcache.modules.pieces import VocabularyTokenizer
-    from embedcache.modules.probe import TOKENIZATION_SIGNATURE
+    from embedcache.modules.pieces import TOKENIZATION_SIGNATURE, VocabularyTokenizer
 
     if TOKENIZATION_SIGNATURE in signatures_of(model):
         signature = TOKENIZATION_SIGNATURE
         path = asset_of(module.handle, module.path, model, signature, "vocab_file")
         lower_case = model.signatures[signature]()["do_lower_case"]
-    elif hasattr(model, "vocab_file") and hasattr(model, "do_lower_case"):
+    else:
         path = Path(model.vocab_file.asset_path.numpy().decode())
         lower_case = model.do_lower_case
-    else:
-        raise ModuleError(
-            f"{module.handle}: takes word pieces but names no vocabulary; give its preprocessor"
-            " with --preprocess"
-        )
     if hasattr(lower_case, "numpy"):
         lower_case = lower_case.numpy()
     return VocabularyTokenizer(path, lower_case=bool(lower_case))

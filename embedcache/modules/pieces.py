@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from embedcache.encoder import TokenizedTexts
 from embedcache.errors import ModuleError
 from embedcache.modules.facts import PREPROCESSOR, ModuleFacts
-from embedcache.modules.saved_model import mapped_errors
+from embedcache.modules.saved_model import mapped_errors, signatures_of
 from embedcache.ragged import splits_of_lengths
 
 IDS, MASK, TYPES = "input_word_ids", "input_mask", "input_type_ids"
+TOKENIZATION_SIGNATURE = "tokenization_info"
+"""What tells the vocabulary of BERT in the TF1 Hub format."""
 VOCABULARY_FILE = Path("assets") / "vocab.txt"
 _PROBE_TEXTS = ("The Quick brown fox, jumped over 12 dogs!", "Ünïcode États 日本 naïve", "a")
 
@@ -118,6 +120,13 @@ class HubPreprocessor:
             if np.array_equal(tokenized.tokens[start:stop], own.tokens[first:last]):
                 spans[start:stop] = own.spans[first:last]
         return replace(tokenized, spans=spans)
+
+
+def names_vocabulary(model: Any) -> bool:
+    """Whether a module tells its vocabulary, so that it needs no preprocessor."""
+    if TOKENIZATION_SIGNATURE in signatures_of(model):
+        return True
+    return hasattr(model, "vocab_file") and hasattr(model, "do_lower_case")
 
 
 def probe_preprocessor(handle: str, model: Any, path: Path) -> ModuleFacts:

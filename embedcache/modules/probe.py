@@ -18,7 +18,7 @@ from embedcache.modules.facts import (
     Layer,
     ModuleFacts,
 )
-from embedcache.modules.pieces import IDS, MASK, probe_preprocessor
+from embedcache.modules.pieces import IDS, MASK, names_vocabulary, probe_preprocessor
 from embedcache.modules.saved_model import (
     inputs_of,
     is_integer,
@@ -39,7 +39,6 @@ from embedcache.modules.sequences import (
     token_outputs,
 )
 
-TOKENIZATION_SIGNATURE = "tokenization_info"
 _LONGEST_USUAL = 512
 """Positions that nearly every BERT has; a longer one is not looked for."""
 
@@ -73,7 +72,7 @@ def _probe_signatures(handle: str, model: Any, path: Path) -> ModuleFacts | None
         if takes_sparse_pieces(signatures[name]) and PATH_SIGNATURE in signatures:
             return _sparse_facts(handle, signatures[name], name)
         if takes_pieces(inputs) and not callable(model):
-            kind = TF1_BERT if TOKENIZATION_SIGNATURE in signatures else PREPROCESSED_ENCODER
+            kind = TF1_BERT if names_vocabulary(model) else PREPROCESSED_ENCODER
             return _encoder_facts(handle, model, kind, name)
     if callable(model):
         return None
@@ -126,7 +125,8 @@ def _probe_call(handle: str, model: Any, path: Path) -> ModuleFacts:
         ids = tf.zeros([1, 1], tf.int32)
         call = piece_outputs(model, signature)
         if _attempt(handle, "does not take pieces", lambda: call(ids, ids, ids)).error is None:  # noqa: B023
-            kind = PREPROCESSED_ENCODER if signature == CALL_DICT else TF1_BERT
+            is_old = signature == CALL_LIST and names_vocabulary(model)
+            kind = TF1_BERT if is_old else PREPROCESSED_ENCODER
             return _encoder_facts(handle, model, kind, signature)
     named = _probe_fixed_signature(handle, model, path)
     if named is not None:

@@ -80,20 +80,26 @@ def make_nan_encoder(path: Path) -> Path:
 
 
 def make_bert_v1_tf2(
-    path: Path, *, lower_case: bool = True, made_by: Literal["module", "keras2"] = "module"
+    path: Path,
+    *,
+    lower_case: bool = True,
+    made_by: Literal["module", "keras2"] = "module",
+    with_vocabulary: bool = True,
 ) -> Path:
     """bert_en_uncased_L-12_H-768_A-12/1–2: a list of three int32 (B, L) → a list.
 
     The list is [word ids, mask, type ids]; the result [pooled_output, sequence_output]. It
-    has no preprocessor on TF Hub, but ``vocab_file`` (an asset) and ``do_lower_case``.
+    has no preprocessor on TF Hub, but ``vocab_file`` (an asset) and ``do_lower_case``;
+    ``with_vocabulary=False`` leaves these two out.
     """
     if made_by == "keras2":
         return save_keras2(path, TransformerRecipe(), lower_case=lower_case, as_list=True)
     recipe = TransformerRecipe()
     with quiet_tensorflow() as tf, asset_folder() as folder:
         root = _root(tf, recipe)
-        root.vocab_file = tf.saved_model.Asset(str(write_pieces(folder / "vocab.txt")))
-        root.do_lower_case = tf.Variable(lower_case, trainable=False)
+        if with_vocabulary:
+            root.vocab_file = tf.saved_model.Asset(str(write_pieces(folder / "vocab.txt")))
+            root.do_lower_case = tf.Variable(lower_case, trainable=False)
         ids = tf.TensorSpec([None, None], tf.int32)
 
         @tf.function(input_signature=[[ids, ids, ids]])

@@ -18,6 +18,7 @@ from embedcache.modules.probe import probe_module
 from embedcache.precompute import BuildOptions
 from embedcache.store.store import FeatureStore
 from tests.embedcache.modules.hub_subjects import HubModules, names_of, shared_hub_modules
+from tests.hub_modules.bert_encoder import make_bert_v1_tf2
 from tests.hub_modules.elmo import expected_elmo, make_elmo
 from tests.hub_modules.kinds import GOOD_MODULES
 from tests.hub_modules.vocabulary import PIECES, piece_ids
@@ -196,3 +197,18 @@ def test_elmo_that_splits_texts_itself_gives_the_same_rows(
         expected = expected_elmo(text.split())["elmo"]
         np.testing.assert_allclose(rows, expected, atol=1e-5)
     assert len(store.get(report.view, [""])[0]) == 0
+
+
+def test_list_taking_bert_without_a_vocabulary_takes_a_preprocessor(
+    tmp_path: Path, store: FeatureStore, hub: HubModules
+) -> None:
+    path = make_bert_v1_tf2(tmp_path / "no-vocabulary", with_vocabulary=False)
+    corpus = tmp_path / "a.txt"
+    corpus.write_text("the cat sat\n", encoding="utf-8")
+    with pytest.raises(ModuleError, match=r"no preprocessor is known for it; .*--preprocess"):
+        embedcache.build(store, corpus, module=str(path))
+    options = BuildOptions(preprocess=str(hub.preprocess("bert")))
+    report = embedcache.build(store, corpus, module=str(path), options=options)
+    named = embedcache.build(store, corpus, module=str(hub.path("bert-v1-tf2")))
+    rows = [store.get(view, ["the cat sat"]).values for view in (report.view, named.view)]
+    np.testing.assert_array_equal(*rows)
