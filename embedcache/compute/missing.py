@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embedcache.compute.fidelity import Fidelity
 from embedcache.keys import Keys
-from embedcache.store.shard import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
 
 
 @dataclass(frozen=True, slots=True)

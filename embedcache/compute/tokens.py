@@ -17,7 +17,7 @@ from embedcache.encoder import TokenEncoder, TokenizedTexts
 from embedcache.errors import EncodingError
 from embedcache.ragged import expand_ranges, splits_of_lengths
 from embedcache.store.codec import STORAGE_DTYPES, BadRowError, to_storage
-from embedcache.store.shard import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
 from embedcache.store.writer import ShardWriter
 from embedcache.view import FeatureView
 

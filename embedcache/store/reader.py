@@ -17,9 +17,10 @@ from embedcache.errors import CorruptShardError
 from embedcache.keys import Keys
 from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths, whole_rows
 from embedcache.store.codec import STORAGE_DTYPES
+from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
 from embedcache.store.index import ViewIndex, save_quietly
 from embedcache.store.layout import StoreLayout
-from embedcache.store.shard import FLAG_TRUNCATED, FLAG_WINDOWED, Shard, corrupt_message
+from embedcache.store.shard import Shard, corrupt_message
 from embedcache.view import FeatureView
 
 MAX_UNMERGED_KEYS = 1 << 21

@@ -18,15 +18,13 @@ import numpy as np
 from embedcache.errors import StoreVersionError
 from embedcache.keys import KEY_BYTES
 from embedcache.store.codec import STORAGE_DTYPES
+from embedcache.store.format import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    SMALL_DATASETS,
+    TOKEN_DATASETS,
+)
 from embedcache.view import FeatureView
-
-FORMAT_NAME = "embedcache-shard"
-FORMAT_VERSION = 2
-"""The newest version that is read. A shard is written with the least that can say it."""
-
-SMALL_DATASETS = ("flags", "keys", "row_splits")
-TOKEN_DATASETS = ("spans", "token_ids")
-"""What version 2 may hold beside the rows, one entry a token."""
 
 _ENCODINGS = {
     "dense": {*SMALL_DATASETS, "values", "checksums"},

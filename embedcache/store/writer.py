@@ -15,17 +15,11 @@ from embedcache.keys import KEY_BYTES, Keys, sort_order
 from embedcache.ragged import expand_ranges, splits_of_lengths, whole_rows
 from embedcache.store.catalog import Catalog
 from embedcache.store.codec import STORAGE_DTYPES
+from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED, TOKEN_DATASETS, Arrays
+from embedcache.store.image import ShardContent, image_digest
 from embedcache.store.layout import StoreLayout
 from embedcache.store.publish import publish_file
 from embedcache.store.records import ShardRecord
-from embedcache.store.shard import (
-    FLAG_TRUNCATED,
-    FLAG_WINDOWED,
-    Arrays,
-    ShardContent,
-    image_digest,
-)
-from embedcache.store.structure import TOKEN_DATASETS
 from embedcache.view import FeatureView
 
 MAX_SHARD_BYTES = 256 << 20

@@ -15,7 +15,8 @@ from embedcache.compute.missing import ComputeCounts
 from embedcache.compute.tokens import TokenTable
 from embedcache.errors import EncodingError, FidelityError, ModuleMemoryError
 from embedcache.keys import keys_of_utf8
-from embedcache.store.shard import FLAG_TRUNCATED, FLAG_WINDOWED, Shard
+from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shard import Shard
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView
 from tests.embedcache.compute.conftest import MakeComputer

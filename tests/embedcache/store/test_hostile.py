@@ -14,8 +14,8 @@ import xxhash
 
 import embedcache.store.shard as shard_module
 from embedcache.errors import CorruptShardError, StoreVersionError
+from embedcache.store.format import FORMAT_VERSION
 from embedcache.store.shard import Shard
-from embedcache.store.structure import FORMAT_VERSION
 from embedcache.view import SCHEMA_VERSION
 
 Change = Callable[[h5py.File], None]

@@ -19,10 +19,10 @@ from embedcache.errors import StoreError, StoreVersionError
 from embedcache.keys import keys_of_texts
 from embedcache.store.adopt import file_digest
 from embedcache.store.dataset import DatasetWriter
+from embedcache.store.format import FORMAT_VERSION
 from embedcache.store.maintain import VerifyReport, verify_store
 from embedcache.store.records import DatasetRecord
 from embedcache.store.store import FeatureStore, open_store
-from embedcache.store.structure import FORMAT_VERSION
 
 SHARDS = (["a", "b"], ["c"], ["d", "e", "f"])
 

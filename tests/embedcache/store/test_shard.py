@@ -19,11 +19,13 @@ import h5py
 import numpy as np
 import pytest
 
+import embedcache.store.image as image_module
 import embedcache.store.shard as shard_module
 from embedcache.errors import CorruptShardError, StoreError
 from embedcache.keys import keys_of_texts, sort_order
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.shard import Shard, ShardContent, image_digest
+from embedcache.store.image import ShardContent, image_digest
+from embedcache.store.shard import Shard
 from embedcache.view import FeatureView
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "shard-format.md"
@@ -306,7 +308,8 @@ def test_only_touched_blocks_of_tokens_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Texts of 5 tokens in blocks of 64 bytes: 8 spans or 16 ids a block, so texts straddle.
-    monkeypatch.setattr(shard_module, "BLOCK_BYTES", 64)
+    for module in (image_module, shard_module):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 64)
     content = _with_tokens(_content([5] * 8), "spans", "token_ids")
     path = _write(content, tmp_path)
     image = path.read_bytes()
@@ -337,7 +340,8 @@ def test_rows_straddle_blocks_and_only_touched_blocks_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Rows of 14 bytes in blocks of 64: every fourth or fifth one lies in two blocks.
-    monkeypatch.setattr(shard_module, "BLOCK_BYTES", 64)
+    for module in (image_module, shard_module):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 64)
     content = _content([1] * 40, dim=7)
     path = _write(content, tmp_path)
     expected = content.rows["values"]
@@ -364,7 +368,8 @@ def test_rows_straddle_blocks_and_only_touched_blocks_are_checked(
 def test_row_longer_than_a_block_is_checked_wholly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "BLOCK_BYTES", 16)
+    for module in (image_module, shard_module):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 16)
     path = _write(_content([1, 1], dim=40), tmp_path)
     with h5py.File(path, "r") as file:
         offset = file["values"].id.get_offset()
