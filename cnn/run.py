@@ -146,7 +146,7 @@ class Run:
     def _probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The probabilities of n texts: (n, C) float32. One batch's features are in memory."""
         refs, reader = self._store.locate(self.record["view"], texts)
-        dim, dtype = reader.view.dim, np.dtype(reader.view.dtype)
+        dim, dtype = reader.view.dim, reader.dtype
         probabilities = np.empty((len(refs), len(self.labels)), np.float32)
         for batch in _batches_by_length(refs.lengths, row_bytes=dim * dtype.itemsize):
             lengths = refs.lengths[batch].astype(np.int32)

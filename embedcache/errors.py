@@ -14,8 +14,10 @@
     │   ├── StoreReadOnlyError  the store cannot be written
     │   ├── DiskFullError       no space left: nothing half-written is catalogued
     │   ├── CorruptShardError   a shard's bytes are not what was written
+    │   ├── DamagedIndexError   a derived index is not what was written: it is remade
     │   └── KeyNotFoundError    a text has no features under this view
     ├── UnknownNameError        no dataset, view or run of that name
+    ├── ExchangeError           features cannot be exported or imported as asked
     └── TrainingError           a training cannot start or go on
 
 Each message is one line and says what happened, where, and what to do next. The command
@@ -83,6 +85,10 @@ class CorruptShardError(StoreError):
     """A shard's bytes are not what was written; nothing of it is served."""
 
 
+class DamagedIndexError(StoreError):
+    """A derived index is not what was written; it is made anew from the shards."""
+
+
 class KeyNotFoundError(StoreError, KeyError):
     """A text has no features under the view that was asked for."""
 
@@ -92,6 +98,10 @@ class KeyNotFoundError(StoreError, KeyError):
 
 class UnknownNameError(EmbedCacheError):
     """No dataset, view or run of that name; the message lists those there are."""
+
+
+class ExchangeError(EmbedCacheError):
+    """Features cannot be exported to a file, or imported from it."""
 
 
 class TrainingError(EmbedCacheError):

@@ -17,6 +17,7 @@ from embedcache.errors import NotAStoreError
 from embedcache.keys import KEY_BYTES, Keys, keys_of_utf8
 from embedcache.pinning import pin_module
 from embedcache.precompute import BuildOptions
+from embedcache.store.codec import STORAGE_DTYPES, row_width
 from embedcache.store.dataset import count_unique
 from embedcache.store.publish import mapped_os_errors
 from embedcache.store.reader import ViewReader
@@ -165,7 +166,7 @@ class _TokenSample:
     def estimate_bytes(self, num_tokens: int, view: FeatureView) -> int:
         """The smaller of a row a token and a dictionary with a code a token."""
         growth = max(1.0, num_tokens / max(1, self._num_tokens)) ** _HEAPS_EXPONENT
-        row_bytes = view.dim * np.dtype(view.dtype).itemsize
+        row_bytes = row_width(view.dim, view.dtype) * STORAGE_DTYPES[view.dtype].itemsize
         distinct = int(len(self._distinct) * growth)
         return min(num_tokens * row_bytes, 4 * num_tokens + distinct * row_bytes)
 

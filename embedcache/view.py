@@ -9,14 +9,15 @@ from typing import Any
 
 from embedcache.errors import StoreVersionError
 
-SCHEMA_VERSION = 2
-STORAGE_DTYPES = ("float16", "float32")
+SCHEMA_VERSION = 3
+STORAGE_DTYPES = ("float16", "float32", "bfloat16", "int8")
 OVERFLOW_POLICIES = ("truncate", "error", "window")
 GRANULARITIES = ("token", "sentence", "window")
 MAX_TOKENS_DEFAULT = 512
 """Longest matrix by default. Cuts none of Kim's (2014) sentences (longest: 59 tokens) and
 bounds what one runaway line can cost: 512 × 128 × 2 bytes."""
 
+_DTYPES_OF_SCHEMA_1 = ("float16", "float32")
 _SINCE_SCHEMA_2 = (
     "context_words",
     "keep_special_tokens",
@@ -48,7 +49,8 @@ class FeatureView:
             window.
         overflow: What happens to a longer one: ``"truncate"``, ``"error"`` or ``"window"``:
             overlapping windows of it are stitched.
-        dtype: The storage dtype, ``"float16"`` or ``"float32"``.
+        dtype: The storage dtype: ``"float16"``, ``"float32"``, ``"bfloat16"``, or ``"int8"``
+            with a scale for each row.
         preprocess_digest: Of the preprocessor's files; empty where there is none.
         keep_special_tokens: Whether rows of special tokens such as ``[CLS]`` are kept.
         num_layers: Layers of equal width that lie side by side in a row; above 1 for
@@ -100,6 +102,8 @@ class FeatureView:
         """
         is_plain = all(getattr(self, name) == _DEFAULTS[name] for name in _SINCE_SCHEMA_2)
         is_known = self.granularity == "token" and self.overflow != "window"
+        if self.dtype not in _DTYPES_OF_SCHEMA_1:
+            return 3
         return 1 if is_plain and is_known else 2
 
     def to_json(self) -> str:
@@ -122,7 +126,7 @@ class FeatureView:
                 f"view schema {schema}, this embedcache reads up to {SCHEMA_VERSION}; upgrade"
                 " embedcache"
             )
-        if schema not in (1, 2) or set(record) != set(_fields_of(schema)):
+        if type(schema) is not int or schema < 1 or set(record) != set(_fields_of(schema)):
             known = ", ".join(sorted(_fields_of(SCHEMA_VERSION)))
             raise ValueError(f"a view has the fields {known}; got: {text[:200]}")
         view = cls(**record)

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.errors import FidelityError
+from embedcache.store.codec import from_storage
 
 _TOLERANCE = 1e-3
 """Of a text's largest number. The sums of a batch are added in another order than those of
 one text: on SST-2, MiniLM's rows from batches padded in three ways agreed to 6e-6 (B3)."""
-_ROUNDING = {"float16": 2.0**-11, "float32": 0.0}
-"""What storing adds: half of the last bit."""
+_ROUNDING = {"float16": 2.0**-11, "float32": 0.0, "bfloat16": 2.0**-8, "int8": 0.5 / 127}
+"""What storing adds: half of the last bit; of int8, of the largest number of the row."""
 
 FIRST_SAMPLE = 8
 """Texts of a build's first buffer that are computed again."""
@@ -45,6 +46,7 @@ class Fidelity:
 
     def __init__(self, handle: str, dtype: str) -> None:
         self._handle = handle
+        self._dtype = dtype
         self._tolerance = _TOLERANCE + _ROUNDING[dtype]
         self._offered = 0
         self._texts = 0
@@ -67,17 +69,18 @@ class Fidelity:
         return self._offered // TEXTS_A_SAMPLE - before // TEXTS_A_SAMPLE
 
     def compare(self, stored: NDArray[Any], live: NDArray[np.float32], place: str) -> None:
-        """Check one text's rows, both (num_tokens, dim).
+        """Check one text's rows: stored ones (num_tokens, row_width), live (num_tokens, dim).
 
         Raises:
             FidelityError: if they differ by more than storing and summing explain.
         """
         self._texts += 1
-        difference = float(np.abs(stored.astype(np.float32) - live).max(initial=0.0))
+        rows = from_storage(stored, self._dtype).astype(np.float32, copy=False)
+        difference = float(np.abs(rows - live).max(initial=0.0))
         self._max_difference = max(self._max_difference, difference)
         # Of the stored rows, which are finite: an infinity of the module must not pass, nor
         # a NaN, which "difference >" would let through.
-        scale = max(1.0, float(np.abs(stored.astype(np.float32)).max(initial=0.0)))
+        scale = max(1.0, float(np.abs(rows).max(initial=0.0)))
         if not difference <= self._tolerance * scale:
             raise FidelityError(
                 f"{place}: in a batch {self._handle} gives other numbers than for the text alone"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embedcache.compute.fidelity import Fidelity
 from embedcache.keys import Keys
+from embedcache.store.codec import ReconstructionError
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
 
 
@@ -58,6 +59,8 @@ class Computer(Protocol):
 
     counts: ComputeCounts
     fidelity: Fidelity
+    reconstruction: ReconstructionError
+    """What storing has cost in precision, over a sample of the rows."""
     buffer_texts: int
     """How many texts `compute` is best given at once."""
     buffer_bytes: int

@@ -16,7 +16,7 @@ from embedcache.compute.missing import ComputeCounts, MissingTexts
 from embedcache.encoder import SequenceEncoder, TokenizedTexts
 from embedcache.errors import EncodingError, ModuleMemoryError
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.codec import BadRowError, to_storage
+from embedcache.store.codec import BadRowError, ReconstructionError, to_storage
 from embedcache.store.writer import ShardWriter
 from embedcache.view import FeatureView
 
@@ -50,6 +50,7 @@ class SequenceComputer:
         self._on_batch = on_batch
         self.fidelity = fidelity
         self.counts = ComputeCounts()
+        self.reconstruction = ReconstructionError()
 
     def compute(self, missing: MissingTexts) -> None:
         """Compute some texts; see `Computer`.
@@ -124,12 +125,14 @@ class SequenceComputer:
         self, buffer: SequenceBuffer, batch: NDArray[np.int64], rows: NDArray[np.float32]
     ) -> None:
         """Hand the texts over that are whole with this batch; closes the shard when it is due."""
+        kept, dtype = buffer.kept_rows(batch, rows), self._view.dtype
         try:
-            stored = to_storage(buffer.kept_rows(batch, rows), self._view.dtype)
+            stored = to_storage(kept, dtype)
         except BadRowError as error:
             ends = np.cumsum(buffer.num_rows[batch])
             window = batch[int(np.searchsorted(ends, error.row, side="right"))]
             raise EncodingError(f"{buffer.place(int(window))}: {error}") from None
+        self.reconstruction.add(kept, stored, dtype)
         for part in buffer.take_whole(batch, stored):
             self._writer.add_values(
                 part.keys,
@@ -140,8 +143,7 @@ class SequenceComputer:
                 token_ids=part.token_ids,
             )
             self.counts.add(part.flags, len(part.values))
-        if self._writer.is_due:
-            self._writer.flush()
+        self._writer.close_if_due()
 
 
 def _joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:

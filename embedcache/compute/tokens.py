@@ -16,7 +16,13 @@ from embedcache.compute.windows import check_lengths
 from embedcache.encoder import TokenEncoder, TokenizedTexts
 from embedcache.errors import EncodingError
 from embedcache.ragged import expand_ranges, splits_of_lengths
-from embedcache.store.codec import STORAGE_DTYPES, BadRowError, to_storage
+from embedcache.store.codec import (
+    STORAGE_DTYPES,
+    BadRowError,
+    ReconstructionError,
+    row_width,
+    to_storage,
+)
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
 from embedcache.store.writer import ShardWriter
 from embedcache.view import FeatureView
@@ -36,13 +42,19 @@ class TokenTable:
     """Distinct tokens and their rows: each token goes through the module once.
 
     Attributes:
-        rows: Shape (capacity, dim), storage dtype; the first ``len(table)`` are in use.
+        rows: Shape (capacity, row_width), storage dtype; the first ``len(table)`` are in use.
+
+    Args:
+        dim: The width of a row.
+        dtype: The storage dtype.
+        reconstruction: Is told what storing costs.
     """
 
-    def __init__(self, dim: int, dtype: str) -> None:
+    def __init__(self, dim: int, dtype: str, reconstruction: ReconstructionError) -> None:
         self._codes: dict[bytes, int] = {}
         self._dtype = dtype
-        self.rows: NDArray[Any] = np.empty((1024, dim), STORAGE_DTYPES[dtype])
+        self.reconstruction = reconstruction
+        self.rows: NDArray[Any] = np.empty((1024, row_width(dim, dtype)), STORAGE_DTYPES[dtype])
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -59,6 +71,7 @@ class TokenTable:
             BadRowError: if a row cannot be stored; nothing is added then.
         """
         stored = to_storage(rows, self._dtype)
+        self.reconstruction.add(rows, stored, self._dtype)
         size = len(self) + len(tokens)
         if size > len(self.rows):
             grown = np.empty((max(size, 2 * len(self.rows)), self.rows.shape[1]), self.rows.dtype)
@@ -91,7 +104,8 @@ class TokenComputer:
         self._encoder = encoder
         self._writer = writer
         self._view = view
-        self._table = TokenTable(view.dim, view.dtype)
+        self.reconstruction = ReconstructionError()
+        self._table = TokenTable(view.dim, view.dtype, self.reconstruction)
         self._budget = TokenBudget(batch_tokens)
         self.fidelity = fidelity
         self.counts = ComputeCounts()
@@ -103,9 +117,10 @@ class TokenComputer:
         tokens, lengths = tokenized.tokens, np.diff(tokenized.row_splits)
         unknown = self._table.unknown(tokens)
         if self._table and len(self._table) + len(unknown) > MAX_TABLE_ROWS:
-            # The open shard's codes are places in the table: they are written out first.
-            self._writer.flush()
-            self._table = TokenTable(self._view.dim, self._view.dtype)
+            # The open shard's codes are places in the table: no others may come to them.
+            self._writer.close_shard()
+            view = self._view
+            self._table = TokenTable(view.dim, view.dtype, self.reconstruction)
             unknown = self._table.unknown(tokens)
         if unknown:
             self._embed(unknown, tokenized, missing)
@@ -121,8 +136,7 @@ class TokenComputer:
             token_ids=tokenized.token_ids,
         )
         self.counts.add(flags, len(tokens))
-        if self._writer.is_due:
-            self._writer.flush()
+        self._writer.close_if_due()
 
     def _cut(
         self, tokenized: TokenizedTexts, missing: MissingTexts

@@ -377,15 +377,20 @@ def count_unique(keys: Keys) -> int:
 
 def _count_unique_in_memory(keys: Keys) -> int:
     high, low = split_keys(keys)
-    order = np.argsort(high)
+    # Sorted alone, not as an order of the keys: NumPy is several times faster at that, and
+    # most keys differ in their first half already.
+    ordered = np.sort(high)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated) == 0:
+        return len(keys)
+    places = np.searchsorted(repeated, high)
+    places[places == len(repeated)] = 0
+    is_repeated = repeated[places] == high
+    high, low = high[is_repeated], low[is_repeated]
+    order = np.lexsort((low, high))
     high, low = high[order], low[order]
-    same_high = high[1:] == high[:-1]
-    if np.any(same_high & (low[1:] != low[:-1])):
-        # Two texts agree in 8 of 16 bytes: equal keys need not be neighbours then.
-        order = np.lexsort((low, high))
-        high, low = high[order], low[order]
-        same_high = high[1:] == high[:-1]
-    return len(keys) - int(np.count_nonzero(same_high & (low[1:] == low[:-1])))
+    again = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
+    return len(keys) - int(np.count_nonzero(again))
 
 
 def _blocks(keys: Keys, size: int) -> list[Keys]:

@@ -15,6 +15,11 @@ FORMAT_NAME = "embedcache-shard"
 FORMAT_VERSION = 3
 """The newest version that is read. A shard is written with the least that can say it."""
 
+VERSION_OF_TOKENS = 2
+VERSION_OF_DTYPES = 3
+VERSION_OF_COMPRESSION = 3
+DTYPES_OF_VERSION_1 = ("float16", "float32")
+
 BLOCK_BYTES = 8 << 20
 """What one checksum covers; and the chunk of a compressed dataset."""
 ALIGNMENT_BYTES = 4096
@@ -50,7 +55,7 @@ def attributes_checksum(attributes: Mapping[str, Any]) -> int:
 def content_digest(checksums: NDArray[np.uint64]) -> str:
     """A shard's name: 32 hexadecimal digits, the 16-byte BLAKE2b of its ``checksums``.
 
-    These cover the attributes and every dataset, so the same content has the same name,
-    compressed or not; and the bytes of the file are gone through once, not twice.
+    These cover the attributes and every dataset, so the same content has the same name, and the
+    bytes of the file are gone through once, not twice.
     """
     return blake2b(np.ascontiguousarray(checksums, "<u8").data, digest_size=16).hexdigest()

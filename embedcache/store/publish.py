@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 from embedcache.errors import DiskFullError, StoreError, StoreReadOnlyError
 
@@ -80,42 +81,92 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_temporary(chunks: Sequence[Buffer], tmp_folder: Path) -> Path:
-    """Write chunks to a new file under ``tmp_folder`` and force them to the device.
+class PendingFile:
+    """A new file under ``tmp/`` that becomes the target whole, or goes away; a context manager.
 
-    The file is removed again if anything fails. A failed fsync is never tried again: the
-    kernel may have dropped the pages and the second call would succeed.
-
-    Raises:
-        StoreError: if the device refuses; `DiskFullError` when it is full.
+    Bytes may be written in any order; what is left out between them reads as zeros.
     """
-    path = tmp_folder / uuid.uuid4().hex
-    with mapped_os_errors(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        try:
-            try:
-                for chunk in chunks:
-                    _write_all(descriptor, memoryview(chunk))
-                os.fsync(descriptor)
-            finally:
+
+    def __init__(self, tmp_folder: Path) -> None:
+        self._path = tmp_folder / uuid.uuid4().hex
+        self._descriptor: int | None = None
+        self._size = 0
+
+    def __enter__(self) -> PendingFile:
+        make_folder(self._path.parent)
+        with mapped_os_errors(self._path):
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            with suppress(OSError):
                 os.close(descriptor)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    return path
+        # It is not there any more once it has its name.
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    @property
+    def size(self) -> int:
+        """The end of what has been written, in bytes."""
+        return self._size
+
+    def write_at(self, offset: int, buffer: Buffer) -> None:
+        """Write a buffer whole: one call of the system may write less than it was given.
+
+        Raises:
+            StoreError: if the device refuses; `DiskFullError` when it is full.
+        """
+        remaining = memoryview(buffer).cast("B")
+        descriptor = self._open_descriptor()
+        self._size = max(self._size, offset + len(remaining))
+        with mapped_os_errors(self._path):
+            while len(remaining):
+                written = os.pwrite(descriptor, remaining, offset)
+                remaining, offset = remaining[written:], offset + written
+
+    def commit(self, target: Path) -> None:
+        """Make ``target`` this file, durably.
+
+        A failed fsync is never tried again: the kernel may have dropped the pages and the
+        second call would succeed.
+
+        Raises:
+            StoreError: if the device refuses; the target is what it was then.
+        """
+        make_folder(target.parent)
+        with mapped_os_errors(self._path):
+            descriptor = self._open_descriptor()
+            os.fsync(descriptor)
+            # Closed before it gets its name: a file system over a network tells only now
+            # what it could not write.
+            self._descriptor = None
+            os.close(descriptor)
+        with mapped_os_errors(target):
+            os.replace(self._path, target)
+            sync_folder(target.parent)
+            # Who made the folder may have been killed, or not yet forced its name. The one
+            # above the store itself need not be ours to open.
+            with suppress(PermissionError):
+                sync_folder(target.parent.parent)
+
+    def _open_descriptor(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the file is not open")
+        return self._descriptor
 
 
-def _write_all(descriptor: int, remaining: memoryview) -> None:
-    """Write a buffer whole: one call may write less than it was given."""
-    while len(remaining):
-        remaining = remaining[os.write(descriptor, remaining) :]
-
-
-def publish_file(chunks: Sequence[Buffer], target: Path, *, tmp_folder: Path) -> None:
+def publish_file(chunks: Iterable[Buffer], target: Path, *, tmp_folder: Path) -> None:
     """Make ``target`` hold exactly the chunks, durably, or leave it as it was.
 
     A shard's name is the digest of its content, so a file that lies there already (an
-    orphan of a killed run, or another process's) should hold the same bytes. It is
+    orphan of a killed run, or another process's) should hold the same features. It is
     replaced all the same: an orphan may have been damaged, and this one is known to be
     whole. Readers that have the old file mapped keep it until they close it.
 
@@ -123,16 +174,7 @@ def publish_file(chunks: Sequence[Buffer], target: Path, *, tmp_folder: Path) ->
         StoreError: if the device refuses; `DiskFullError` when it is full.
     """
     make_folder(target.parent)
-    make_folder(tmp_folder)
-    temporary = write_temporary(chunks, tmp_folder)
-    with mapped_os_errors(target):
-        try:
-            os.replace(temporary, target)
-            sync_folder(target.parent)
-            # Who made the folder may have been killed, or not yet forced its name. The one
-            # above the store itself need not be ours to open.
-            with suppress(PermissionError):
-                sync_folder(target.parent.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with PendingFile(tmp_folder) as file:
+        for chunk in chunks:
+            file.write_at(file.size, chunk)
+        file.commit(target)

@@ -5,89 +5,88 @@ from __future__ import annotations
 import itertools
 import resource
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcache.errors import CorruptShardError
+from embedcache.errors import CorruptShardError, DamagedIndexError, KeyNotFoundError
 from embedcache.keys import Keys
 from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths, whole_rows
-from embedcache.store.codec import STORAGE_DTYPES
+from embedcache.store.codec import VALUE_DTYPES
+from embedcache.store.damage import MissingShardError, corrupt_message
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
-from embedcache.store.index import ViewIndex, save_quietly
+from embedcache.store.index import ViewIndex, remove_index, save_quietly
 from embedcache.store.layout import StoreLayout
-from embedcache.store.shard import Shard, corrupt_message
+from embedcache.store.padding import PaddedPositions
+from embedcache.store.refs import SEVERAL, FeatureRefs, Members, TokenRecord, by_shard
+from embedcache.store.shard import Shard
 from embedcache.view import FeatureView
 
 MAX_UNMERGED_KEYS = 1 << 21
 """Keys of new shards kept in memory while a build goes on, at 24 bytes each."""
 
-
-@dataclass(frozen=True, slots=True)
-class FeatureRefs:
-    """Where the matrices of n texts lie.
-
-    Attributes:
-        shards: Number of the shard, (n,) int64; -1 where the text has no features. It is
-            the reader's own and stays good whatever becomes of the index.
-        starts: First token position in the shard, (n,) int64.
-        lengths: Number of tokens, (n,) int64.
-        truncated: Whether the text was cut, (n,) bool.
-        windowed: Whether its rows were stitched from overlapping windows, (n,) bool.
-    """
-
-    shards: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
-    windowed: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    def take(self, positions: NDArray[Any]) -> FeatureRefs:
-        """Some of them, in the order given."""
-        return FeatureRefs(
-            self.shards[positions],
-            self.starts[positions],
-            self.lengths[positions],
-            self.truncated[positions],
-            self.windowed[positions],
-        )
+_ATTEMPTS = 3
+"""How often a look-up begins anew, where the index is damaged or a shard was retired."""
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRecord:
-    """What a shard tells of a text's tokens besides their rows; the arrays are the caller's.
+class _Covered:
+    """An index, and what is derived from it.
 
     Attributes:
-        spans: UTF-8 bytes [start, end) of the text that each token stands for, (num_tokens,
-            2) uint32; start == end for none, as a special token. None if not recorded.
-        token_ids: Vocabulary id of each token, (num_tokens,) uint32. None if not recorded.
+        index: The index.
+        digests: The shards that it covers.
+        numbers: The reader's number of each of them, and -1 last, which is a missing text's.
     """
 
-    spans: NDArray[np.uint32] | None
-    token_ids: NDArray[np.uint32] | None
+    index: ViewIndex
+    digests: frozenset[str]
+    numbers: NDArray[np.int64]
 
 
 class ViewReader:
-    """The features of one view. One process, any threads; never across a fork."""
+    """The features of one view. One process, any threads; never across a fork.
 
-    def __init__(self, layout: StoreLayout, view: FeatureView) -> None:
+    Args:
+        layout: Of the store.
+        view: The view.
+        live_shards: Asks the catalog for the digests of the view's shards: called where a shard
+            that was there has gone, as another process has replaced it. None: nobody does.
+    """
+
+    def __init__(
+        self,
+        layout: StoreLayout,
+        view: FeatureView,
+        *,
+        live_shards: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         self._layout = layout
+        self._live_shards = live_shards
         self._lock = threading.RLock()
-        self._index = ViewIndex.empty()
         # A shard's number here is never given to another one: refs may be held for long,
         # and an index that is loaded anew numbers its shards anew.
         self._digests: list[str] = []
         self._numbers: dict[str, int] = {}
         self._shards: OrderedDict[int, Shard] = OrderedDict()
+        # Also those that have left `_shards`, as long as somebody else holds them.
+        self._held: weakref.WeakValueDictionary[int, Shard] = weakref.WeakValueDictionary()
         self._max_open = _max_open_shards()
+        self._positions = PaddedPositions()
+        self._live: tuple[str, ...] | None = None
+        self._covered = self._cover(ViewIndex.empty())
         self.view = view
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of what is gathered: the view's value dtype."""
+        return VALUE_DTYPES[self.view.dtype]
 
     def refresh(self, digests: Sequence[str]) -> None:
         """Cover exactly these shards, which are those of the catalog.
@@ -95,16 +94,27 @@ class ViewReader:
         Raises:
             CorruptShardError: if a shard that has to be read for its keys is damaged.
         """
-        live = set(digests)
+        wanted = tuple(digests)
         with self._lock:
-            if self._index.shards == () or not set(self._index.shards) <= live:
-                index = ViewIndex.load(self._layout.index_path(self.view.fingerprint))
-                self._index = index if set(index.shards) <= live else ViewIndex.empty()
-                self._shards.clear()
-            covered = set(self._index.shards)
-            for digest in digests:
-                if digest not in covered:
+            if wanted == self._live:
+                return
+            live = set(wanted)
+            if not self._covered.digests or not self._covered.digests <= live:
+                path = self._layout.index_path(self.view.fingerprint)
+                self._covered = self._cover(ViewIndex.load(path, live=live))
+                for number in [n for n in self._shards if self._digests[n] not in live]:
+                    del self._shards[number]
+            for digest in wanted:
+                try:
                     self.add_shard(digest)
+                except MissingShardError:
+                    newest = self._live_shards() if self._live_shards else wanted
+                    if digest in newest:
+                        raise
+                    # Another process has replaced it since the catalog was asked.
+                    self.refresh(newest)
+                    return
+            self._live = wanted
 
     def add_shard(self, digest: str) -> None:
         """Cover one more shard; fine if it is covered.
@@ -113,26 +123,169 @@ class ViewReader:
             CorruptShardError: if it is damaged.
         """
         with self._lock:
-            if digest not in self._index.shards:
+            if digest not in self._covered.digests:
                 shard = self._shard(self._number(digest))
-                self._index = self._index.with_shard(digest, shard.keys)
+                self._covered = self._cover(self._covered.index.with_shard(digest, shard.keys))
+                self._live = None
 
     def save_index(self) -> None:
         """Merge and keep the index, if shards have come since it was saved."""
         with self._lock:
-            if self._index.needs_merge:
+            index = self._covered.index
+            if index.needs_merge:
                 path = self._layout.index_path(self.view.fingerprint)
-                self._index = save_quietly(self._index, path, tmp_folder=self._layout.tmp)
+                saved = save_quietly(index, path, tmp_folder=self._layout.tmp)
+                self._covered = self._cover(saved)
 
     def save_large_index(self) -> None:
         """`save_index` once the keys that are not merged take much memory."""
-        if self._index.num_unmerged_keys >= MAX_UNMERGED_KEYS:
+        if self._covered.index.num_unmerged_keys >= MAX_UNMERGED_KEYS:
             self.save_index()
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Which keys have features, (n,) bool; from the index alone, no shard is opened."""
-        shards, _ = self._index.locate(keys)
+        """Which keys have features, (n,) bool; from the index alone, no shard is opened.
+
+        Raises:
+            CorruptShardError: if the index is damaged, and so is a shard.
+        """
+        try:
+            shards, _ = self._covered.index.locate(keys)
+        except DamagedIndexError:
+            self._remake_index()
+            shards, _ = self._covered.index.locate(keys)
         return shards >= 0
+
+    def locate(self, keys: Keys) -> FeatureRefs:
+        """Where the matrices of keys lie.
+
+        A damaged index is made anew, and a shard that another process has replaced is no
+        longer looked for.
+
+        Raises:
+            CorruptShardError: if a shard is damaged or lost, or the index is wrong.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            before = self._live
+            try:
+                return self._locate(keys)
+            except DamagedIndexError:
+                self._remake_index()
+            except MissingShardError:
+                if not self._renew(before):
+                    raise
+        return self._locate(keys)
+
+    def gather(self, refs: FeatureRefs) -> RaggedArray:
+        """The matrices of the view's value dtype, in the order of refs; none may be missing.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+            KeyNotFoundError: if they were removed since they were located.
+        """
+        splits = splits_of_lengths(refs.lengths)
+        values = np.empty((int(splits[-1]), self.view.dim), self.dtype)
+        with self._closed_if_damaged(refs):
+            for shard, members, starts, lengths in self._groups(refs):
+                rows = shard.take(expand_ranges(starts, lengths))
+                places = expand_ranges(splits[:-1][members], lengths)
+                np.put(whole_rows(values), places, whole_rows(rows))
+        return RaggedArray(values, splits)
+
+    def token_records(self, refs: FeatureRefs) -> list[TokenRecord]:
+        """What is known of each text's tokens, in the order of refs; nothing where one is missing.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+            KeyNotFoundError: if they were removed since they were located.
+        """
+        records = [TokenRecord(None, None)] * len(refs)
+        places = np.arange(len(refs))
+        with self._closed_if_damaged(refs):
+            for shard, members, starts, lengths in self._groups(refs):
+                texts = zip(places[members], starts, starts + lengths, strict=True)
+                for text, start, stop in texts:
+                    records[text] = TokenRecord(
+                        spans=shard.read_tokens("spans", int(start), int(stop)),
+                        token_ids=shard.read_tokens("token_ids", int(start), int(stop)),
+                    )
+        return records
+
+    def gather_padded(
+        self, refs: FeatureRefs, out: NDArray[Any], *, texts: slice = slice(None)
+    ) -> None:
+        """The matrices into a batch, zeros after the end of each and where one is missing.
+
+        Args:
+            refs: Where matrices lie.
+            out: Shape (n, L, dim), contiguous, of the view's value dtype; overwritten.
+            texts: Which n of them, none longer than L.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+            KeyNotFoundError: if they were removed since they were located.
+        """
+        shard = self._shards.get(refs.one_shard)
+        try:
+            if shard is not None:
+                starts, lengths = refs.starts[texts], refs.lengths[texts]
+                shard.gather_padded(starts, lengths, out, positions=self._positions)
+            elif not self._copy_texts(refs, out, texts):
+                self._gather_scattered(refs.take(texts), out)
+        except CorruptShardError:
+            self._close_shards(refs)
+            raise
+
+    def _copy_texts(self, refs: FeatureRefs, out: NDArray[Any], texts: slice) -> bool:
+        """`gather_padded` text by text, from however many shards.
+
+        Returns:
+            Whether it was done: all shards must be open, and their values checked and stored as
+            they are handed out.
+        """
+        sources: list[NDArray[Any]] = []
+        for number in refs.shards[texts].tolist():
+            shard = self._shards.get(number)
+            if shard is None or shard.plain_values is None:
+                return False
+            sources.append(shard.plain_values)
+        starts, lengths = refs.starts[texts].tolist(), refs.lengths[texts].tolist()
+        for matrix, source, start, length in zip(out, sources, starts, lengths, strict=True):
+            matrix[:length] = source[start : start + length]
+            matrix[length:] = 0
+        return True
+
+    def _gather_scattered(self, refs: FeatureRefs, out: NDArray[Any]) -> None:
+        """`gather_padded` from several shards, or from one that is not open.
+
+        In the order of the shards first, so that each fills one range, and from there all at
+        once into their own.
+        """
+        order = np.argsort(refs.shards, kind="stable")
+        ordered = np.empty_like(out)
+        for shard, members, starts, lengths in self._groups(refs.take(order)):
+            part = ordered[members]
+            shard.gather_padded(starts, lengths, part, positions=self._positions)
+            if not isinstance(members, slice):
+                ordered[members] = part
+        ordered[: np.count_nonzero(refs.shards < 0)] = 0
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        matrices, target = (whole_rows(array.reshape(len(array), -1)) for array in (ordered, out))
+        matrices.take(places, out=target, mode="clip")
+
+    def open_shards(self, refs: FeatureRefs) -> list[Shard]:
+        """The shards of some texts, as many as may be open; who holds them, keeps them open.
+
+        Raises:
+            CorruptShardError: if one of them is damaged.
+        """
+        with self._closed_if_damaged(refs):
+            return [group[0] for group in itertools.islice(self._groups(refs), self._max_open)]
+
+    def _cover(self, index: ViewIndex) -> _Covered:
+        shards = index.shards
+        numbers = np.array([*map(self._number, shards), -1], np.int64)
+        return _Covered(index, frozenset(shards), numbers)
 
     def _number(self, digest: str) -> int:
         with self._lock:
@@ -141,20 +294,14 @@ class ViewReader:
                 self._digests.append(digest)
             return number
 
-    def locate(self, keys: Keys) -> FeatureRefs:
-        """Where the matrices of keys lie.
-
-        Raises:
-            CorruptShardError: if a shard or the index is damaged.
-        """
-        index = self._index
-        places, rows = index.locate(keys)
-        # A missing text's place is -1, and so is the last entry.
-        numbers = np.array([*map(self._number, index.shards), -1], np.int64)[places]
+    def _locate(self, keys: Keys) -> FeatureRefs:
+        covered = self._covered
+        places, rows = covered.index.locate(keys)
+        numbers = covered.numbers[places]
         starts = np.zeros(len(keys), np.int64)
         lengths = np.zeros(len(keys), np.int64)
         flags = np.zeros(len(keys), np.uint8)
-        for number, members in _by_shard(numbers):
+        for number, members in by_shard(numbers):
             shard = self._shard(number)
             at = rows[members]
             if int(at.max()) >= len(shard) or not np.array_equal(shard.keys[at], keys[members]):
@@ -162,59 +309,71 @@ class ViewReader:
             starts[members] = shard.row_splits[at]
             lengths[members] = shard.row_splits[at + 1] - starts[members]
             flags[members] = shard.flags[at]
+        is_one = len(numbers) > 0 and bool((numbers == numbers[0]).all())
+        one_shard = int(numbers[0]) if is_one else SEVERAL
         truncated, windowed = ((flags & bit) != 0 for bit in (FLAG_TRUNCATED, FLAG_WINDOWED))
-        return FeatureRefs(numbers, starts, lengths, truncated, windowed)
+        return FeatureRefs(keys, numbers, starts, lengths, truncated, windowed, one_shard)
 
-    def gather(self, refs: FeatureRefs) -> RaggedArray:
-        """The matrices, in the order of refs; none may be missing."""
-        splits = splits_of_lengths(refs.lengths)
-        dtype = STORAGE_DTYPES[self.view.dtype]
-        values = np.empty((int(splits[-1]), self.view.dim), dtype)
-        for number, members in _by_shard(refs.shards):
-            lengths = refs.lengths[members]
-            rows = self._shard(number).take(expand_ranges(refs.starts[members], lengths))
-            np.put(whole_rows(values), expand_ranges(splits[members], lengths), whole_rows(rows))
-        return RaggedArray(values, splits)
+    def _groups(
+        self, refs: FeatureRefs
+    ) -> Iterator[tuple[Shard, Members, NDArray[np.int64], NDArray[np.int64]]]:
+        """Each shard with the places in ``refs``, the starts and the lengths of its texts."""
+        for number, members in by_shard(refs.shards, refs.one_shard):
+            try:
+                shard = self._shard(number)
+            except MissingShardError:
+                yield from self._moved(refs.take(members), np.arange(len(refs))[members])
+            else:
+                yield shard, members, refs.starts[members], refs.lengths[members]
 
-    def token_records(self, refs: FeatureRefs) -> list[TokenRecord]:
-        """What is known of each text's tokens, in the order of refs; nothing where one is missing.
-
-        Raises:
-            CorruptShardError: if the bytes touched are not what was written.
-        """
-        records = [TokenRecord(None, None)] * len(refs)
-        starts, stops = refs.starts.tolist(), (refs.starts + refs.lengths).tolist()
-        for number, members in _by_shard(refs.shards):
+    def _moved(
+        self, refs: FeatureRefs, places: NDArray[np.int64]
+    ) -> Iterator[tuple[Shard, Members, NDArray[np.int64], NDArray[np.int64]]]:
+        """`_groups` of texts whose shard is gone, as they lie elsewhere by now."""
+        if self._live_shards is not None:
+            self.refresh(self._live_shards())
+        moved = self.locate(refs.keys)
+        num_removed = int(np.count_nonzero(moved.shards < 0))
+        if num_removed:
+            raise KeyNotFoundError(
+                f"{num_removed} of {len(refs)} texts have been removed from view"
+                f" {self.view.fingerprint[:12]} while they were read; `embedcache build` computes"
+                " them again"
+            )
+        if not np.array_equal(moved.lengths, refs.lengths):
+            raise self._damaged_index()
+        for number, members in by_shard(moved.shards):
             shard = self._shard(number)
-            for text in members.tolist():
-                records[text] = TokenRecord(
-                    spans=shard.read_tokens("spans", starts[text], stops[text]),
-                    token_ids=shard.read_tokens("token_ids", starts[text], stops[text]),
-                )
-        return records
+            yield shard, places[members], moved.starts[members], moved.lengths[members]
 
-    def gather_padded(self, refs: FeatureRefs, out: NDArray[Any]) -> None:
-        """The matrices into a batch, zeros after the end of each.
+    def _renew(self, before: tuple[str, ...] | None) -> bool:
+        """Ask the catalog for the shards; whether they are others than ``before``."""
+        if self._live_shards is None:
+            return False
+        self.refresh(self._live_shards())
+        return self._live != before
 
-        Args:
-            refs: Where n matrices lie, none longer than L.
-            out: Shape (n, L, dim), contiguous, of the storage dtype; overwritten.
-        """
-        out[...] = 0
-        flat = whole_rows(out.reshape(-1, out.shape[2]))
-        for number, members in _by_shard(refs.shards):
-            lengths = refs.lengths[members]
-            rows = self._shard(number).take(expand_ranges(refs.starts[members], lengths))
-            np.put(flat, expand_ranges(members * out.shape[1], lengths), whole_rows(rows))
+    def _remake_index(self) -> None:
+        """Make a damaged index anew from the shards."""
+        with self._lock:
+            remove_index(self._layout.index_path(self.view.fingerprint))
+            digests = self._live or self._covered.index.shards
+            self._covered = self._cover(ViewIndex.empty())
+            for digest in digests:
+                self.add_shard(digest)
 
     def _shard(self, number: int) -> Shard:
         with self._lock:
             shard = self._shards.get(number)
             if shard is None:
-                shard = self._shards[number] = self._open(self._digests[number])
+                shard = self._held.get(number)
+                if shard is None:
+                    shard = self._open(self._digests[number])
+                self._shards[number] = self._held[number] = shard
                 if len(self._shards) > self._max_open:
                     self._shards.popitem(last=False)
-            self._shards.move_to_end(number)
+            else:
+                self._shards.move_to_end(number)
             return shard
 
     def _open(self, digest: str) -> Shard:
@@ -224,23 +383,24 @@ class ViewReader:
             raise CorruptShardError(corrupt_message(shard.path, "belongs to another view"))
         return shard
 
+    def _close_shards(self, refs: FeatureRefs) -> None:
+        """Close shards one of which is damaged: the next use finds what has mended it."""
+        with self._lock:
+            for number in np.unique(refs.shards).tolist():
+                self._shards.pop(number, None)
+                self._held.pop(number, None)
+
+    @contextmanager
+    def _closed_if_damaged(self, refs: FeatureRefs) -> Iterator[None]:
+        try:
+            yield
+        except CorruptShardError:
+            self._close_shards(refs)
+            raise
+
     def _damaged_index(self) -> CorruptShardError:
         path = self._layout.index_path(self.view.fingerprint)
         return CorruptShardError(f"{path}: the index is damaged; delete this file, it is remade")
-
-
-def _by_shard(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each shard's number with the places that it has in ``numbers``; missing ones left out."""
-    if len(numbers) and numbers[0] >= 0 and (numbers == numbers[0]).all():
-        # Nearly always: a shard holds up to half a million texts.
-        yield int(numbers[0]), np.arange(len(numbers))
-        return
-    order = np.argsort(numbers, kind="stable")
-    ordered = numbers[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else order
-    for start, stop in itertools.pairwise([*starts.tolist(), len(order)]):
-        if ordered[start] >= 0:
-            yield int(ordered[start]), order[start:stop]
 
 
 def _max_open_shards() -> int:

@@ -1,116 +1,227 @@
 """A shard: an immutable HDF5 file of many features of one view.
 
-Written as one image in memory (h5py on a full disk crashes the interpreter at exit, and
-a kill in the middle of a plain HDF5 write leaves an unreadable file), read through one
-memory map: h5py looks at the metadata only, so its global lock is in nobody's way.
-``docs/shard-format.md`` is the specification, `embedcache.store.image` the writing half.
+Read through one memory map: h5py looks at the metadata only, so its global lock is in
+nobody's way. What is compressed, and a file that cannot be mapped, is read in blocks (see
+`embedcache.store.blocks`). ``docs/shard-format.md`` is the specification,
+`embedcache.store.image` the writing half.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from embedcache.errors import CorruptShardError, StoreError, StoreVersionError
+from embedcache.errors import CorruptShardError
 from embedcache.keys import Keys, split_keys
-from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths
+from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths, whole_rows
+from embedcache.store.blocks import BlockRows, ShardBytes
+from embedcache.store.checks import BlockChecks
+from embedcache.store.codec import STORAGE_DTYPES, VALUE_DTYPES, join_scales, widen
+from embedcache.store.damage import corrupt_message, mapped_read_errors
 from embedcache.store.format import (
     BLOCK_BYTES,
     KNOWN_FLAGS,
-    SMALL_DATASETS,
     Arrays,
     attributes_checksum,
+    content_digest,
 )
-from embedcache.store.publish import one_line
+from embedcache.store.padding import (
+    MappedFile,
+    MappedRows,
+    PaddedPositions,
+    map_file,
+    widen_into,
+)
 from embedcache.store.structure import DatasetPlace, check_structure, read_attributes
-
-# What h5py raises on damaged or hostile files, seen by flipping every bit of a shard.
-_H5PY_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError,
-                IndexError, OverflowError, MemoryError)  # fmt: skip
-# The process's or the machine's trouble, not the file's: a whole shard is not to be blamed.
-_NOT_THE_FILE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class Shard:
     """An open shard. Threads may read it at the same time; a fork may not share it.
 
     The structure is checked from the metadata before any data is read. Each block's
-    checksum is checked once, when it is first touched.
+    checksum is checked once, when it is first touched; of what cannot be mapped, each time
+    that it is read. An open shard stays readable when its file is deleted.
 
     Attributes:
         view: What the features were made with.
         keys: Shape (n, 16), uint8, strictly ascending.
         row_splits: Shape (n + 1,), int64.
         flags: Shape (n,), uint8.
+        plain_values: The rows of all tokens, (T, dim), once all of them have been checked; None
+            as long as not, and where they do not lie in the map as they are handed out.
     """
 
     def __init__(self, path: Path) -> None:
         """Open and check a shard.
 
         Raises:
-            CorruptShardError: if it is missing, cut short, damaged or no shard at all.
+            CorruptShardError: if it is missing (`MissingShardError`), cut short, damaged or no
+                shard at all.
             StoreVersionError: if a newer embedcache wrote it.
             StoreError: if this process may not open it, or has too many files open.
         """
         self.path = path
-        with self._mapped_errors():
+        with mapped_read_errors(path):
             with h5py.File(path, "r", locking=False) as file:
                 attributes = read_attributes(file.attrs)
-                self.view, places = check_structure(file, attributes, block_bytes=BLOCK_BYTES)
+                self.view, self._places = check_structure(file, attributes, block_bytes=BLOCK_BYTES)
                 self._checksums: NDArray[np.uint64] = file["checksums"][()]
-            self._arrays = _map_arrays(path, places)
-        self._first_block, num_blocks = _block_numbers(self._arrays)
-        if num_blocks != len(self._checksums):
-            raise self._corrupt(f"{len(self._checksums)} checksums for {num_blocks} blocks")
+            self._arrays, self._mapped = _map_arrays(path, self._places)
+            self._checks = BlockChecks(path, self._places, self._checksums, block_bytes=BLOCK_BYTES)
+            self._blocks = _read_in_blocks(path, self._places, self._arrays, self._checks)
+        self.plain_values: NDArray[Any] | None = None
+        self._tables: dict[str, MappedRows] = {}
+        self._row_names = ["dictionary", "codes"] if self.is_dictionary else ["values"]
+        if "scales" in self._places:
+            self._row_names.append("scales")
+        self._is_plain = VALUE_DTYPES[self.view.dtype] == STORAGE_DTYPES[self.view.dtype]
+        self._pads_from_map = all(
+            name in self._arrays and self._places[name].num_bytes for name in self._row_names
+        )
         if attributes_checksum(attributes) != int(self._checksums[0]):
             raise self._corrupt("its attributes are not what was written")
-        self._verified = np.zeros(num_blocks, np.bool_)
-        for name in SMALL_DATASETS:
-            self._verify_bytes(name, self._arrays[name].nbytes)
-        self.keys: Keys = self._arrays["keys"]
-        self.row_splits: NDArray[np.int64] = self._arrays["row_splits"]
-        self.flags: NDArray[np.uint8] = self._arrays["flags"]
+        keys, splits, flags = (self._whole(name) for name in ("keys", "row_splits", "flags"))
+        self.keys: Keys = keys
+        self.row_splits: NDArray[np.int64] = splits
+        self.flags: NDArray[np.uint8] = flags
         self._check_order(int(attributes["num_tokens"]))
         if np.any(self.flags & ~np.uint8(KNOWN_FLAGS[attributes["version"]])):
             raise self._corrupt(f"it has flags that version {attributes['version']} does not know")
+
+    @property
+    def digest(self) -> str:
+        """The digest of its content, by which a shard is named."""
+        return content_digest(self._checksums)
 
     @property
     def num_tokens(self) -> int:
         """The rows of all texts together."""
         return int(self.row_splits[-1])
 
+    @property
+    def is_dictionary(self) -> bool:
+        """Whether each distinct row is kept once, with a code for each token."""
+        return "dictionary" in self._places
+
     def __len__(self) -> int:
         return len(self.keys)
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows by token position, shape (len(positions), dim), of the storage dtype.
+        """Rows by token position, shape (len(positions), dim), of the value dtype.
 
         Raises:
             CorruptShardError: if the bytes touched are not what was written.
         """
-        if "values" in self._arrays:
-            self._verify_positions("values", positions)
-            return self._arrays["values"].take(positions, axis=0)
-        self._verify_positions("codes", positions)
-        dictionary = self._arrays["dictionary"]
-        self._verify_bytes("dictionary", dictionary.nbytes)
-        return dictionary.take(self._arrays["codes"].take(positions), axis=0)
+        numbers, scales = self._take_numbers(positions)
+        return widen(numbers, scales, self.view.dtype)
+
+    def take_stored(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """Stored rows (see `embedcache.store.codec`) by token position, (n, row_width).
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+        """
+        numbers, scales = self._take_numbers(positions)
+        return numbers if scales is None else join_scales(numbers, scales)
+
+    def codes(self, positions: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Rows of the dictionary by token position, (len(positions),); of dictionary shards.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+        """
+        return self._take("codes", positions)
+
+    def stored_dictionary(self) -> NDArray[Any]:
+        """All stored rows of the dictionary, (V, row_width); perhaps not to be written to.
+
+        Raises:
+            CorruptShardError: if a byte of it is not what was written.
+        """
+        numbers = self._whole("dictionary")
+        return numbers if not self._is_scaled else join_scales(numbers, self._whole("scales"))
 
     def read(self, rows: NDArray[np.int64]) -> RaggedArray:
         """The features of some texts, by their row in this shard, in the order given."""
         starts = self.row_splits[rows]
         lengths = self.row_splits[rows + 1] - starts
         return RaggedArray(self.take(expand_ranges(starts, lengths)), splits_of_lengths(lengths))
+
+    def gather_padded(
+        self,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        out: NDArray[Any],
+        *,
+        positions: PaddedPositions,
+    ) -> None:
+        """The rows of n texts into a batch, zeros after the end of each.
+
+        Args:
+            starts: Position of each text's first token, (n,).
+            lengths: Tokens of each, (n,), at most L.
+            out: Shape (n, L, dim), contiguous, of the value dtype; overwritten.
+            positions: What is kept from batch to batch.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+        """
+        if not self._pads_from_map:
+            self._put_padded(starts, lengths, out)
+            return
+        for name in self._row_names:
+            # Of a dictionary all, as nearly every batch needs rows from all over it.
+            if self.is_dictionary and name != "codes":
+                self._verify(name, self._checks.unchecked(name))
+            else:
+                self._verify(name, self._checks.unchecked_of(name, starts, lengths))
+        name, num_tokens = self._row_names[0], out.shape[1]
+        table = self._rows_of(name)
+        if self._is_plain and not self.is_dictionary:
+            if self.plain_values is None and not self._checks.unchecked(name):
+                self.plain_values = self._arrays[name]
+            if not table.take_texts(starts, lengths, out):
+                places = positions.of(starts + table.lead, lengths, num_tokens)
+                table.take_padded(places, out)
+            return
+        places = positions.of(starts, lengths, num_tokens)
+        if self._is_plain:
+            table.take_padded(self._rows_of_codes(places, table.lead), out)
+        else:
+            self._widen_padded(table, places, out)
+
+    def _rows_of_codes(self, places: NDArray[np.int64], lead: int) -> NDArray[np.int64]:
+        """Rows of the dictionary by token position, ``lead`` added; padding stays negative."""
+        codes = self._arrays["codes"].take(places, mode="clip")
+        rows: NDArray[np.int64] = np.add(codes, lead, dtype=np.int64)
+        rows |= places >> 63
+        return rows
+
+    def _widen_padded(
+        self, table: MappedRows, places: NDArray[np.int64], out: NDArray[Any]
+    ) -> None:
+        """`gather_padded` of what is not stored as it is handed out."""
+        rows = self._rows_of_codes(places, 0) if self.is_dictionary else places
+        scales = None
+        if self._is_scaled:
+            scales = self._arrays["scales"].take(rows, mode="clip")
+            np.copyto(scales, 0, where=rows < 0)
+        numbers = np.empty(out.shape, STORAGE_DTYPES[self.view.dtype])
+        table.take_padded(np.where(rows < 0, rows, rows + table.lead), numbers)
+        widen_into(numbers, scales, out)
+
+    def _put_padded(self, starts: NDArray[Any], lengths: NDArray[Any], out: NDArray[Any]) -> None:
+        """`gather_padded` of what is not mapped."""
+        rows = self.take(expand_ranges(starts, lengths))
+        out[...] = 0
+        firsts = np.arange(len(starts)) * out.shape[1]
+        flat = whole_rows(out.reshape(-1, out.shape[2]))
+        np.put(flat, expand_ranges(firsts, lengths), whole_rows(np.ascontiguousarray(rows)))
 
     def read_spans(self, row: int) -> NDArray[np.uint32] | None:
         """The UTF-8 byte range [start, end) of each token of a text, shape (num_tokens, 2).
@@ -132,23 +243,23 @@ class Shard:
         """The vocabulary id of each token of a text, shape (num_tokens,); as `read_spans`."""
         return self.read_tokens("token_ids", *self._range(row))
 
-    def read_tokens(
-        self, name: Literal["spans", "token_ids"], start: int, stop: int
-    ) -> NDArray[np.uint32] | None:
+    def read_tokens(self, name: str, start: int, stop: int) -> NDArray[np.uint32] | None:
         """What is known of the tokens at positions [start, stop); None if the shard lacks it.
+
+        Args:
+            name: Of `TOKEN_DATASETS`.
+            start: The first token.
+            stop: The one after the last.
 
         Raises:
             CorruptShardError: if the bytes touched are not what was written.
         """
+        if name not in self._places:
+            return None
         array = self._arrays.get(name)
         if array is None:
-            return None
-        if stop > start:
-            # The bytes are one range: no need of every position, as for scattered rows.
-            token_bytes = array.nbytes // len(array)
-            last = (stop * token_bytes - 1) // BLOCK_BYTES
-            for block in range(start * token_bytes // BLOCK_BYTES, last + 1):
-                self._verify_block(name, block)
+            return self._unmapped.read(name, start, stop)
+        self._verify(name, self._checks.unchecked_of(name, np.array([start]), stop - start))
         return array[start:stop].copy()
 
     def _range(self, row: int) -> tuple[int, int]:
@@ -162,45 +273,60 @@ class Shard:
         Raises:
             CorruptShardError: at the first one that is not what was written.
         """
-        for name, array in self._arrays.items():
-            self._verify_bytes(name, array.nbytes)
+        for name in self._places:
+            if name in self._arrays:
+                self._verify(name, self._checks.unchecked(name))
+            else:
+                self._unmapped.load_all(name)
 
-    def _verify_positions(self, name: str, positions: NDArray[np.int64]) -> None:
-        array = self._arrays[name]
-        first = self._first_block[name]
-        last = first + -(-array.nbytes // BLOCK_BYTES)
-        if len(positions) == 0 or self._verified[first:last].all():
-            return
-        row_bytes = array.itemsize * (array.shape[1] if array.ndim == 2 else 1)
-        if row_bytes > BLOCK_BYTES:
-            self._verify_bytes(name, array.nbytes)
-            return
-        touched = np.zeros(last - first, np.bool_)
-        # A row may straddle two blocks: its first and its last byte tell both.
-        touched[positions * row_bytes // BLOCK_BYTES] = True
-        touched[((positions + 1) * row_bytes - 1) // BLOCK_BYTES] = True
-        for block in np.flatnonzero(touched):
-            self._verify_block(name, int(block))
+    @property
+    def _is_scaled(self) -> bool:
+        return "scales" in self._places
 
-    def _verify_bytes(self, name: str, num_bytes: int) -> None:
-        for block in range(-(-num_bytes // BLOCK_BYTES)):
+    @property
+    def _unmapped(self) -> BlockRows:
+        if self._blocks is None:
+            raise ValueError("the whole shard is mapped")
+        return self._blocks
+
+    def _take_numbers(
+        self, positions: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """Numbers (n, dim) of the storage dtype, and the scales (n,) of int8."""
+        rows: NDArray[Any] = self.codes(positions) if self.is_dictionary else positions
+        name = self._row_names[0]
+        numbers = self._take(name, rows)
+        return numbers, self._take("scales", rows) if self._is_scaled else None
+
+    def _take(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+        array = self._arrays.get(name)
+        if array is None:
+            return self._unmapped.take(name, rows)
+        self._verify(name, self._checks.unchecked_of(name, rows, 1))
+        return array.take(rows, axis=0)
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        array = self._arrays.get(name)
+        if array is None:
+            return self._unmapped.read(name, 0, self._places[name].shape[0])
+        self._verify(name, self._checks.unchecked(name))
+        return array
+
+    def _rows_of(self, name: str) -> MappedRows:
+        rows = self._tables.get(name)
+        if rows is None:
+            if self._mapped is None:
+                raise ValueError("the shard is not mapped")
+            rows = self._tables[name] = MappedRows.of_dataset(self._mapped, self._places[name])
+        return rows
+
+    def _verify(self, name: str, blocks: Sequence[int]) -> None:
+        for block in blocks:
             self._verify_block(name, block)
 
     def _verify_block(self, name: str, block: int) -> None:
-        number = self._first_block[name] + block
-        if self._verified[number]:
-            return
-        array = self._arrays[name]
-        raw = array.reshape(-1).view(np.uint8)[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
-        if xxhash.xxh3_64_intdigest(raw.data) != int(self._checksums[number]):
-            raise self._corrupt(f"block {block} of {name!r} is not what was written")
-        if name == "codes" and int(raw.view("<u4").max()) >= len(self._arrays["dictionary"]):
-            raise self._corrupt("a code points past the dictionary")
-        if name == "spans":
-            spans = raw.view("<u4").reshape(-1, 2)
-            if np.any(spans[:, 1] < spans[:, 0]):
-                raise self._corrupt("a span ends before it starts")
-        self._verified[number] = True
+        raw = self._arrays[name].reshape(-1).view(np.uint8)
+        self._checks.check(name, block, raw[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
 
     def _check_order(self, num_tokens: int) -> None:
         splits = self.row_splits
@@ -212,48 +338,43 @@ class Shard:
         if not ascending.all():
             raise self._corrupt("its keys do not ascend")
 
-    @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise self._corrupt("is missing") from None
-        except StoreVersionError as error:
-            raise StoreVersionError(f"{self.path}: {error}") from None
-        except _H5PY_ERRORS as error:
-            if isinstance(error, OSError) and error.errno in _NOT_THE_FILE:
-                raise StoreError(
-                    f"{self.path}: cannot be opened ({os.strerror(error.errno)}); change what"
-                    " forbids it and run the same command again"
-                ) from error
-            raise self._corrupt(f"cannot be read ({one_line(error)})") from error
-
     def _corrupt(self, reason: str) -> CorruptShardError:
         return CorruptShardError(corrupt_message(self.path, reason))
 
 
-def corrupt_message(path: Path, reason: str) -> str:
-    """One line about a damaged file, and what mends it."""
-    return (
-        f"{path}: {reason}; run `embedcache verify --fix`, then the same `embedcache build` again"
-    )
+def _map_arrays(path: Path, places: Mapping[str, DatasetPlace]) -> tuple[Arrays, MappedFile | None]:
+    """Arrays over one memory map of the file, of all that can be mapped; none may be written to."""
+    plain = {name: place for name, place in places.items() if place.offset is not None}
+    offsets = [place.offset or 0 for place in plain.values() if place.num_bytes]
+    mapped = map_file(path, first_offset=min(offsets, default=0))
+    arrays: Arrays = {}
+    for name, place in plain.items():
+        if not place.num_bytes:
+            arrays[name] = np.empty(place.shape, place.dtype)
+        elif mapped is not None:
+            array: NDArray[Any] = np.ndarray(
+                place.shape, place.dtype, buffer=mapped.buffer, offset=place.offset or 0
+            )
+            array.flags.writeable = False
+            arrays[name] = array
+    return arrays, mapped
 
 
-def _map_arrays(path: Path, places: Mapping[str, DatasetPlace]) -> Arrays:
-    """Arrays over one read-only memory map of the file."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return {
-        name: np.ndarray(shape, dtype, buffer=mapped, offset=offset)
-        for name, (offset, shape, dtype) in places.items()
-    }
+def _read_in_blocks(
+    path: Path, places: Mapping[str, DatasetPlace], mapped: Arrays, checks: BlockChecks
+) -> BlockRows | None:
+    """The datasets that are not mapped; None if all are."""
+    unmapped = {name: place for name, place in places.items() if name not in mapped}
+    if not unmapped:
+        return None
+    source = ShardBytes(path, unmapped, block_bytes=BLOCK_BYTES)
 
+    def load(name: str, block: int) -> NDArray[np.uint8]:
+        start = block * BLOCK_BYTES
+        with mapped_read_errors(path):
+            stop = min(start + BLOCK_BYTES, unmapped[name].num_bytes)
+            raw = source.read(name, start, stop)
+        checks.check(name, block, raw)
+        return raw
 
-def _block_numbers(arrays: Arrays) -> tuple[dict[str, int], int]:
-    """Each dataset's first place in `checksums`, and the length that makes; 0 is the attributes."""
-    first: dict[str, int] = {}
-    number = 1
-    for name in sorted(arrays):
-        first[name] = number
-        number += -(-arrays[name].nbytes // BLOCK_BYTES)
-    return first, number
+    return BlockRows(unmapped, load, block_bytes=BLOCK_BYTES)

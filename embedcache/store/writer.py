@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.errors import EncodingError
-from embedcache.keys import KEY_BYTES, Keys, sort_order
-from embedcache.ragged import expand_ranges, splits_of_lengths, whole_rows
+from embedcache.keys import KEY_BYTES, Keys
+from embedcache.ragged import expand_ranges
 from embedcache.store.catalog import Catalog
-from embedcache.store.codec import STORAGE_DTYPES
+from embedcache.store.codec import STORAGE_DTYPES, row_width
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED, TOKEN_DATASETS, Arrays
-from embedcache.store.image import ShardContent, image_digest
+from embedcache.store.image import COMPRESSIONS, require_zstd
 from embedcache.store.layout import StoreLayout
-from embedcache.store.publish import publish_file
+from embedcache.store.ordering import Part, RowLayout, ordered_content
+from embedcache.store.publish import PendingFile
 from embedcache.store.records import ShardRecord
+from embedcache.store.row_table import RowTable
+from embedcache.store.shard import Shard
 from embedcache.view import FeatureView
 
 MAX_SHARD_BYTES = 256 << 20
 MAX_SHARD_TEXTS = 1 << 18
 MAX_SHARD_AGE_S = 60.0
 """A kill loses at most this much work: a shard closes then even if it is small."""
-
-_SCATTER_TEXTS = 4096
 
 ENCODINGS = ("auto", "dense", "dictionary")
 
@@ -38,47 +41,74 @@ class WriterLimits:
 
     Attributes:
         max_shard_bytes: Bytes of rows, token ids and spans that a shard holds at most; the
-            memory that writing takes is about three times this.
+            memory that writing takes is up to twice this: a shard is written while the next
+            one is filled.
         max_texts: Texts that a shard holds at most: their keys are kept in memory while it
             is open, at about 150 bytes each.
         max_age_s: Seconds after its first text that a shard closes in any case.
         encoding: ``"dense"`` one row a token; ``"dictionary"`` each distinct row once;
             ``"auto"`` the smaller of the two where the module allows both.
+        compression: ``"none"``; or ``"zstd"``, for archives: smaller, and slower to read.
     """
 
     max_shard_bytes: int = MAX_SHARD_BYTES
     max_texts: int = MAX_SHARD_TEXTS
     max_age_s: float = MAX_SHARD_AGE_S
     encoding: str = "auto"
+    compression: str = "none"
 
     def __post_init__(self) -> None:
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"encoding must be {' or '.join(ENCODINGS)}: got {self.encoding!r}")
+        for name, legal in (("encoding", ENCODINGS), ("compression", COMPRESSIONS)):
+            value = getattr(self, name)
+            if value not in legal:
+                raise ValueError(f"{name} must be {' or '.join(legal)}: got {value!r}")
 
 
 Flags = NDArray[np.uint8] | NDArray[np.bool_]
 """Flags of n texts, (n,): bits of `embedcache.store.shard`, or bool: True for a cut text."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one call added: texts with the tokens and flags of each.
+class PendingKeys:
+    """Keys that a writer has taken and that are not durable yet.
 
-    ``arrays`` are all their tokens' ``codes`` or ``values``, and ``token_ids`` and ``spans``
-    where they were given.
+    Ask it before the store: a key goes from here to there, and never the other way.
     """
 
-    keys: Keys
-    lengths: NDArray[np.int64]
-    flags: NDArray[np.uint8]
-    arrays: Arrays
+    def __init__(self, *groups: set[bytes]) -> None:
+        self._groups = groups
+
+    def __contains__(self, key: bytes) -> bool:
+        return any(key in group for group in self._groups)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups))
+
+    def isdisjoint(self, keys: Iterable[bytes]) -> bool:
+        """Whether none of the keys is pending."""
+        return all(group.isdisjoint(keys) for group in self._groups)
+
+
+@dataclass(slots=True)
+class _OpenShard:
+    """What was added since the last shard was closed."""
+
+    parts: list[Part] = field(default_factory=list)
+    keys: set[bytes] = field(default_factory=set)
+    table: NDArray[Any] | None = None
+    merged: RowTable | None = None
+    num_bytes: int = 0
+    opened_at: float = 0.0
 
 
 class ShardWriter:
     """Publishes the features of one view, a shard at a time.
 
-    What `add_codes` or `add_values` took is acknowledged when `flush` returns. The keys of
-    the open shard can be asked for with `pending`, so that no text is embedded twice.
+    What `add_codes` or `add_values` took is acknowledged when it is in a shard of
+    `published`: when `flush` returns, or some time after `close_if_due` closed the shard.
+    One thread may use it at a time.
+
+    Attributes:
+        published: The shards that are durable and catalogued, oldest first.
     """
 
     def __init__(
@@ -94,28 +124,33 @@ class ShardWriter:
         self._catalog = catalog
         self._view = view
         self._limits = limits or WriterLimits()
+        if self._limits.compression != "none":
+            # Now, and not when the first shard has been computed.
+            require_zstd()
         self._on_publish = on_publish
-        self._row_bytes = view.dim * np.dtype(view.dtype).itemsize
+        self._row_width = row_width(view.dim, view.dtype)
+        self._row_bytes = self._row_width * STORAGE_DTYPES[view.dtype].itemsize
         self.published: list[ShardRecord] = []
-        self._clear()
+        self._open = _OpenShard()
+        self._closing = _Publication()
 
-    def _clear(self) -> None:
-        self._parts: list[_Part] = []
-        self.pending: set[bytes] = set()
-        self._table: NDArray[Any] | None = None
-        self._num_bytes = 0
-        self._opened_at = 0.0
+    @property
+    def pending(self) -> PendingKeys:
+        """The keys that were added and are not acknowledged yet."""
+        # The open shard first: between the two lines it may become the closing one.
+        opened = self._open.keys
+        return PendingKeys(opened, self._closing.shard.keys)
 
     @property
     def is_due(self) -> bool:
         """Whether the open shard should be closed now."""
-        if not self._parts:
+        shard, limits = self._open, self._limits
+        if not shard.parts:
             return False
-        limits = self._limits
         return (
-            self._num_bytes >= limits.max_shard_bytes
-            or len(self.pending) >= limits.max_texts
-            or time.monotonic() - self._opened_at >= limits.max_age_s
+            shard.num_bytes >= limits.max_shard_bytes
+            or len(shard.keys) >= limits.max_texts
+            or time.monotonic() - shard.opened_at >= limits.max_age_s
         )
 
     def add_codes(
@@ -132,7 +167,7 @@ class ShardWriter:
         """Add texts whose rows are rows of a table.
 
         All of one open shard has the same kind of rows, and token ids and spans or not. The
-        arrays are not copied: they stay as they are until `flush`.
+        arrays are not copied: they must stay as they are until the texts are acknowledged.
 
         Args:
             keys: Shape (n, 16), distinct and not pending.
@@ -140,8 +175,8 @@ class ShardWriter:
             flags: Of each text, (n,) uint8 of the bits `FLAG_TRUNCATED` and `FLAG_WINDOWED`;
                 or bool, whether each was cut.
             codes: Row of the table of each token, (T,).
-            table: Shape (V, dim), storage dtype. It may grow between calls; rows that
-                stand stay as they are until `flush`.
+            table: Stored rows, (V, row_width), storage dtype. It may grow between calls;
+                rows that stand stay as they are.
             token_ids: Vocabulary id of each token, (T,) uint32.
             spans: UTF-8 bytes [start, end) of its text that each token stands for, (T, 2)
                 uint32; start == end for none.
@@ -157,14 +192,20 @@ class ShardWriter:
                 f"codes must be (T,) uint32 below {len(table)}: got {codes.shape} {codes.dtype} up"
                 f" to {largest}"
             )
+        before = self._open.table
+        if before is not None and len(table) < len(before):
+            raise EncodingError(
+                f"a table of {len(table)} rows where there were {len(before)}; close the shard"
+                " before its codes are places in another one"
+            )
         arrays = {"codes": codes, **_token_arrays(len(codes), token_ids, spans)}
-        part = _Part(keys, lengths, _as_bits(flags), arrays)
+        part = Part(keys, lengths, _as_bits(flags), arrays)
         added = self._check_texts(part, len(codes))
         num_bytes = _num_bytes(arrays)
         if self._limits.encoding == "dense":
             num_bytes += len(codes) * self._row_bytes - codes.nbytes
         # Before the part: rows that stand are the same in it, and a part needs its table.
-        self._table = table
+        self._open.table = table
         self._add(part, added, num_bytes)
 
     def add_values(
@@ -183,7 +224,7 @@ class ShardWriter:
             keys: Shape (n, 16), distinct and not pending.
             lengths: Tokens of each text, (n,).
             flags: As for `add_codes`.
-            values: Shape (T, dim), storage dtype.
+            values: Stored rows, (T, row_width), storage dtype.
             token_ids: As for `add_codes`.
             spans: As for `add_codes`.
 
@@ -193,28 +234,65 @@ class ShardWriter:
         """
         self._check_rows(values, "values")
         arrays = {"values": values, **_token_arrays(len(values), token_ids, spans)}
-        part = _Part(keys, lengths, _as_bits(flags), arrays)
+        part = Part(keys, lengths, _as_bits(flags), arrays)
         self._add(part, self._check_texts(part, len(values)), _num_bytes(arrays))
 
-    def _add(self, part: _Part, added: set[bytes], num_bytes: int) -> None:
+    def add_stored(self, shard: Shard, rows: NDArray[np.int64]) -> None:
+        """Add texts as they lie in a shard of the same view: numbers, flags, ids and spans.
+
+        The open shard is closed first if it has rows of another kind.
+
+        Args:
+            shard: A shard of this view.
+            rows: Which of its texts, (n,); distinct, and not pending.
+
+        Raises:
+            CorruptShardError: if its bytes are not what was written.
+            EncodingError: if a text is pending already.
+            StoreError: if the open shard had to be closed and cannot be written.
+        """
+        starts = shard.row_splits[rows]
+        lengths = shard.row_splits[rows + 1] - starts
+        positions = expand_ranges(starts, lengths)
+        found: dict[str, NDArray[np.uint32] | None] = {
+            name: shard.read_tokens(name, 0, shard.num_tokens) for name in TOKEN_DATASETS
+        }
+        tokens = {name: array[positions] for name, array in found.items() if array is not None}
+        keys, flags = shard.keys[rows], shard.flags[rows]
+        kind = "codes" if shard.is_dictionary else "values"
+        if self._open.parts and set(self._open.parts[0].arrays) != {kind, *tokens}:
+            self.close_shard()
+        if not shard.is_dictionary:
+            values = shard.take_stored(positions)
+            self.add_values(keys, lengths, flags, values=values, **tokens)
+            return
+        if self._open.merged is None:
+            self._open.merged = RowTable(self._row_width, STORAGE_DTYPES[self._view.dtype])
+        merged = self._open.merged
+        used, which = np.unique(shard.codes(positions), return_inverse=True)
+        codes = merged.places_of(shard.stored_dictionary()[used])[which.reshape(-1)]
+        self.add_codes(keys, lengths, flags, codes=codes, table=merged.rows, **tokens)
+
+    def _add(self, part: Part, added: set[bytes], num_bytes: int) -> None:
         if not added:
             return
-        if not self._parts:
-            self._opened_at = time.monotonic()
+        shard = self._open
+        if not shard.parts:
+            shard.opened_at = time.monotonic()
         # Ctrl-C may come between any two of these, and `flush` after it: the part goes in
         # whole, by one step, and what is written is made of the parts alone.
-        self._parts.append(part)
-        self.pending |= added
-        self._num_bytes += num_bytes
+        shard.parts.append(part)
+        shard.keys |= added
+        shard.num_bytes += num_bytes
 
     def _check_rows(self, rows: NDArray[Any], name: str) -> None:
         wanted = STORAGE_DTYPES[self._view.dtype]
-        if rows.ndim != 2 or rows.shape[1] != self._view.dim or rows.dtype != wanted:
+        if rows.ndim != 2 or rows.shape[1] != self._row_width or rows.dtype != wanted:
             raise EncodingError(
-                f"{name} must be (rows, {self._view.dim}) {wanted}: got {rows.shape} {rows.dtype}"
+                f"{name} must be (rows, {self._row_width}) {wanted}: got {rows.shape} {rows.dtype}"
             )
 
-    def _check_texts(self, part: _Part, num_tokens: int) -> set[bytes]:
+    def _check_texts(self, part: Part, num_tokens: int) -> set[bytes]:
         """The keys as a set. What does not fit would be a shard that no reader takes."""
         keys, lengths = part.keys, part.lengths
         shapes = (keys.shape, lengths.shape, part.flags.shape)
@@ -232,7 +310,8 @@ class ShardWriter:
         return added
 
     def _check_kind(self, arrays: Arrays) -> None:
-        open_arrays = self._parts[0].arrays if self._parts else arrays
+        parts = self._open.parts
+        open_arrays = parts[0].arrays if parts else arrays
         if ("codes" in arrays) != ("codes" in open_arrays):
             raise EncodingError("one shard takes codes or values, not both; flush in between")
         for name in TOKEN_DATASETS:
@@ -241,104 +320,93 @@ class ShardWriter:
                     f"one shard takes {name} of all its texts or of none; flush in between"
                 )
 
-    def flush(self) -> None:
-        """Close the open shard: durable and catalogued when this returns.
+    def close_if_due(self) -> None:
+        """Close the open shard if it is due; see `close_shard`."""
+        if self.is_due:
+            self.close_shard()
+
+    def close_shard(self) -> None:
+        """Close the open shard: a thread publishes it while the next one is filled.
 
         Raises:
-            StoreError: if the device refuses; nothing of the shard is catalogued then.
+            StoreError: if the shard before could not be written. Nothing of it is catalogued;
+                the next call tries once more.
         """
-        if not self._parts:
-            return
-        image = self._content().image()
-        digest = image_digest(image)
+        self._closing.wait()
+        if self._closing.shard.parts:
+            self._closing = _Publication(self._closing.shard, self._publish)
+            self._closing.wait()
+        if self._open.parts:
+            # In this order: interrupted in between, it is published twice, and not never.
+            self._closing = _Publication(self._open, self._publish)
+            self._open = _OpenShard()
+
+    def flush(self) -> None:
+        """Close the open shard: all that was added is durable and catalogued when this returns.
+
+        Raises:
+            StoreError: if the device refuses; nothing of the shard is catalogued then. What
+                was added stays, and the next call tries once more.
+        """
+        self.close_shard()
+        self._closing.wait()
+
+    def abandon(self) -> None:
+        """Drop the open shard, and what could not be written; returns when no thread writes."""
+        self._open = _OpenShard()
+        with suppress(Exception):
+            self._closing.wait()
+        self._closing = _Publication()
+
+    def _publish(self, shard: _OpenShard) -> None:
+        layout = RowLayout(self._limits.encoding, self._limits.compression)
+        content = ordered_content(shard.parts, shard.table, self._view, layout)
         fingerprint = self._view.fingerprint
-        path = self._layout.shard_path(fingerprint, digest)
-        publish_file([image], path, tmp_folder=self._layout.tmp)
-        num_texts = sum(len(part.keys) for part in self._parts)
-        num_tokens = sum(int(part.lengths.sum()) for part in self._parts)
-        record = ShardRecord(digest, fingerprint, num_texts, num_tokens, len(image))
+        with PendingFile(self._layout.tmp) as file:
+            digest = content.write(file.write_at)
+            file.commit(self._layout.shard_path(fingerprint, digest))
+        num_tokens = int(content.row_splits[-1])
+        record = ShardRecord(digest, fingerprint, len(content.keys), num_tokens, file.size)
         self._catalog.add_shard(record)
         self.published.append(record)
-        self._clear()
         self._on_publish(record)
 
-    def _content(self) -> ShardContent:
-        """The open shard with its texts in key order."""
-        keys = np.concatenate([part.keys for part in self._parts])
-        lengths = np.concatenate([part.lengths for part in self._parts])
-        flags = np.concatenate([part.flags for part in self._parts])
-        order = sort_order(keys)
-        row_splits = splits_of_lengths(lengths[order])
-        places = np.empty(len(order), np.int64)
-        places[order] = row_splits[:-1]
-        rows = {name: self._ordered(name, places, lengths) for name in self._parts[0].arrays}
-        extras = {name: rows.pop(name) for name in TOKEN_DATASETS if name in rows}
-        if "codes" in rows and self._table is not None:
-            rows = self._encode(rows["codes"], self._table)
-        return ShardContent(
-            view=self._view,
-            keys=keys[order],
-            row_splits=row_splits,
-            flags=flags[order],
-            rows=rows,
-            extras=extras,
-        )
 
-    def _ordered(
-        self, name: str, places: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> NDArray[Any]:
-        """One array of all parts, each text's tokens at its place; copied once, for memory's sake.
+class _Publication:
+    """A shard that is being published by a thread of its own, or none.
 
-        Args:
-            name: Of the array.
-            places: Where the tokens of each text shall begin, (n,), in the order added.
-            lengths: Tokens of each text, (n,), in the order added.
-        """
-        like = self._parts[0].arrays[name]
-        ordered = np.empty((int(lengths.sum()), *like.shape[1:]), like.dtype)
-        first = 0
-        for part in self._parts:
-            last = first + len(part.keys)
-            _scatter(part.arrays[name], ordered, places[first:last], part.lengths)
-            first = last
-        return ordered
-
-    def _encode(self, codes: NDArray[np.uint32], table: NDArray[Any]) -> Arrays:
-        """Rows of a table as a dictionary of those used, or spelled out if that is smaller."""
-        is_used = np.zeros(len(table), np.bool_)
-        is_used[codes] = True
-        used = np.flatnonzero(is_used)
-        dictionary_bytes = 4 * len(codes) + len(used) * self._row_bytes
-        dense = self._limits.encoding == "dense" or (
-            self._limits.encoding == "auto" and len(codes) * self._row_bytes <= dictionary_bytes
-        )
-        if dense:
-            return {"values": table.take(codes, axis=0)}
-        place = np.zeros(len(table), "<u4")
-        place[used] = np.arange(len(used))
-        return {"codes": place[codes], "dictionary": table[used]}
-
-
-def _scatter(
-    source: NDArray[Any],
-    target: NDArray[Any],
-    places: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-) -> None:
-    """Ranges of rows that follow each other in source, each to its place in target.
-
-    Some texts at a time: the positions of all would be more than short rows themselves.
+    Attributes:
+        shard: The shard; an empty one once it is published, and the same if that failed.
     """
-    splits = splits_of_lengths(lengths)
-    for first in range(0, len(lengths), _SCATTER_TEXTS):
-        texts = slice(first, first + _SCATTER_TEXTS)
-        positions = expand_ranges(places[texts], lengths[texts])
-        rows = np.ascontiguousarray(source[splits[first] : splits[first] + len(positions)])
-        if rows.ndim == 1:
-            # Twice as fast as `put` for numbers, which is slower for rows.
-            target[positions] = rows
-        else:
-            np.put(whole_rows(target), positions, whole_rows(rows))
+
+    def __init__(
+        self,
+        shard: _OpenShard | None = None,
+        publish: Callable[[_OpenShard], None] = lambda _shard: None,
+    ) -> None:
+        self.shard = shard or _OpenShard()
+        self._publish = publish
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if shard is not None:
+            self._thread = threading.Thread(target=self._run, name="publish-shard")
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._publish(self.shard)
+            self.shard = _OpenShard()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Return once it is published; what went wrong is raised here, once."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 def _token_arrays(

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 from embedcache.errors import KeyNotFoundError, UnknownNameError
 from embedcache.keys import Keys
 from embedcache.store.dataset import Dataset
-from embedcache.store.reader import FeatureRefs
 from embedcache.store.records import ViewRecord
+from embedcache.store.refs import FeatureRefs
 from embedcache.store.store import FeatureStore
+from embedcache.stream.buffers import BatchBuffers
 
 LENGTH_STEP = 8
 """Batches are padded to a multiple of this: few shapes for the backend to compile, and on
 SST-2 at batch 64 about 4 % more rows than padding to the longest text."""
+
+_TEXTS_AHEAD = 4096
+"""Texts whose places are looked up at once: some 60 bytes each."""
 
 # Words of views (see `embedcache.modules.splitting`, `embedcache.modules.layers`), by which the
 # kind of a module is told without loading it.
@@ -35,8 +39,8 @@ class Batch:
     """B texts, padded to one length.
 
     Attributes:
-        values: Shape (B, L, dim), of the view's storage dtype; zeros from each text's
-            length on. L is a multiple of 8.
+        values: Shape (B, L, dim), float16 or float32; zeros from each text's length on. L is a
+            multiple of 8.
         lengths: Tokens of each text, (B,) int32.
         labels: Class of each text, (B,) int32, a place in `FeatureStream.label_names`;
             -1 where the text has none.
@@ -57,7 +61,10 @@ class FeatureStream:
 
     Iterating gives one epoch after the other's order: ``stream.epoch(3)`` gives the fourth
     epoch's batches, the same ones each time for the same seed. A batch's arrays belong to
-    whoever took it.
+    whoever took it; their memory is used again once nobody refers to them any more.
+
+    The shards are held open: they stay readable if another process replaces them meanwhile.
+    Several threads may iterate at once, each an epoch of its own.
 
     Args:
         store: An open store.
@@ -98,9 +105,9 @@ class FeatureStream:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self._keys = loaded.keys[rows]
         self._labels = loaded.first_labels(rows)
-        self._refs: FeatureRefs = self._reader.locate(self._keys)
+        self._buffers = BatchBuffers()
+        self._refs: FeatureRefs = self._reader.locate(loaded.keys[rows])
         missing = int(np.count_nonzero(self._refs.shards < 0))
         if missing:
             raise KeyNotFoundError(
@@ -108,6 +115,7 @@ class FeatureStream:
                 f" dataset {loaded.name!r}; compute them with"
                 f" `{_build_command(loaded.name, self._view)}`"
             )
+        self._held_shards = self._reader.open_shards(self._refs)
 
     @property
     def view(self) -> str:
@@ -132,8 +140,8 @@ class FeatureStream:
 
     @property
     def dtype(self) -> str:
-        """The storage dtype of the values."""
-        return self._view.view.dtype
+        """The dtype of the values: ``"float16"`` or ``"float32"``."""
+        return self._reader.dtype.name
 
     @property
     def num_texts(self) -> int:
@@ -167,8 +175,10 @@ class FeatureStream:
         Raises:
             CorruptShardError: if bytes that are needed are not what was written.
         """
-        for rows in self._batch_rows(self.order(number)):
-            yield self._load(rows)
+        order = self.order(number)
+        num_texts = max(1, _TEXTS_AHEAD // self.batch_size) * self.batch_size
+        for start in range(0, len(order), num_texts):
+            yield from self._batches(order[start : start + num_texts])
 
     def order(self, number: int) -> NDArray[np.int64]:
         """The order of an epoch: positions in the stream, (n,) int64."""
@@ -176,16 +186,21 @@ class FeatureStream:
             return np.arange(self.num_texts, dtype=np.int64)
         return np.random.default_rng((self.seed, number)).permutation(self.num_texts)
 
-    def _batch_rows(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
-
-    def _load(self, rows: NDArray[np.int64]) -> Batch:
-        refs = self._refs.take(rows)
-        length = padded_length(int(refs.lengths.max(initial=0)))
-        values = np.empty((len(rows), length, self.dim), self.dtype)
-        self._reader.gather_padded(refs, values)
-        return Batch(values, refs.lengths.astype(np.int32), self._labels[rows], self._keys[rows])
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        """The batches of some texts. What is the same work for all is done for all at once."""
+        refs, labels = self._refs.take(rows), self._labels[rows]
+        lengths = refs.lengths.astype(np.int32)
+        firsts = range(0, len(rows), self.batch_size)
+        longest = np.maximum.reduceat(lengths, firsts).tolist()
+        for first, num_tokens in zip(firsts, longest, strict=True):
+            chosen = slice(first, first + self.batch_size)
+            keys = refs.keys[chosen]
+            shape = (len(keys), padded_length(num_tokens), self.dim)
+            values = self._buffers.array(shape, self._reader.dtype)
+            self._reader.gather_padded(refs, values, texts=chosen)
+            yield Batch(values, lengths[chosen], labels[chosen], keys)
+            # Else the memory would not be free before the next batch has some of its own.
+            del values
 
 
 def padded_length(num_tokens: int) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cnn import Run, TrainConfig, train
 from embedcache.keys import keys_of_texts
 from embedcache.store import FeatureStore, open_store
+from embedcache.store.codec import to_storage
 from embedcache.store.dataset import DatasetWriter
 from embedcache.store.records import DatasetRecord
 from embedcache.view import FeatureView
@@ -38,7 +39,7 @@ class SmallStore:
             keys_of_texts(texts),
             np.array([len(matrix) for matrix in matrices], np.int64),
             np.zeros(len(texts), np.bool_),
-            values=values.astype(self.view.dtype),
+            values=to_storage(values.astype(np.float32), self.view.dtype),
         )
         writer.flush()
 

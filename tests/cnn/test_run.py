@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import embedcache.precompute
-from cnn import Prediction, Run, load_run
+from cnn import Prediction, Run, TrainConfig, load_run, train
 from cnn.run import _BATCH_BYTES, _BATCH_TEXTS, _batches_by_length
 from cnn.saving import new_run_name, publish_run
 from embedcache.errors import (
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SmallStore = Any
+TRAIN_DEV_TEST = ("train", "train", "train", "dev", "test")
 TEXTS = [f"two {label} {number}" for number in range(20) for label in ("bad", "good")]
 
 
@@ -73,6 +74,19 @@ def test_predictions_name_the_most_probable_label(two_run: Run) -> None:
         assert sum(prediction.probabilities.values()) == pytest.approx(1.0, abs=1e-6)
         assert prediction.probability == max(prediction.probabilities.values())
         assert prediction.probabilities[prediction.label] == prediction.probability
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_features_that_are_stored_smaller_are_trained_on_as_float32(
+    tmp_path: Path, make_store: Any, dtype: str
+) -> None:
+    small = make_store(tmp_path / "store", dtype=dtype)
+    texts, labels = small.put_classes({"bad": 60, "good": 60}, splits=TRAIN_DEV_TEST)
+    config = TrainConfig(filters=8, kernel_sizes=(2,), epochs=4, batch_size=16, learning_rate=0.02)
+    run = train(small.store, "small", config)
+    predictions = load_run(small.store, run.name).predict(texts)
+    assert np.mean([p.label == label for p, label in zip(predictions, labels, strict=True)]) > 0.9
+    assert {str(tensor.dtype) for tensor in run._load_model().inputs} == {"float32", "int32"}
 
 
 def test_a_prediction_does_not_depend_on_the_other_texts(two_run: Run) -> None:

@@ -64,6 +64,7 @@ def test_fingerprint_is_that_of_every_version() -> None:
 def test_view_that_needs_newer_fields_has_a_newer_schema() -> None:
     layers = replace(VIEW, num_layers=3, output="all:1,2,3")
     assert (VIEW.schema, layers.schema) == (1, 2)
+    assert replace(VIEW, dtype="bfloat16").schema == replace(layers, dtype="int8").schema == 3
     assert layers.to_json() == GOLDEN_JSON_2
     assert FeatureView.from_json(GOLDEN_JSON_2) == layers
 
@@ -84,7 +85,7 @@ def test_equal_views_have_equal_fingerprints() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("dtype", "int8"),
+        ("dtype", "int4"),
         ("dtype", ""),
         ("overflow", "stitch"),
         ("max_tokens", 0),
@@ -132,6 +133,6 @@ def test_other_json_is_refused(text: str) -> None:
 
 
 def test_view_of_a_newer_schema_asks_for_an_upgrade() -> None:
-    text = json.dumps(asdict(VIEW) | {"schema": 3, "new_field": "x"})
-    with pytest.raises(StoreVersionError, match="schema 3, this embedcache reads up to 2; upgrade"):
+    text = json.dumps(asdict(VIEW) | {"schema": 4, "new_field": "x"})
+    with pytest.raises(StoreVersionError, match="schema 4, this embedcache reads up to 3; upgrade"):
         FeatureView.from_json(text)

@@ -199,6 +199,7 @@ def test_shard_closes_in_the_middle_of_a_buffer(store: Store, make: MakeComputer
     limits = WriterLimits(max_texts=2)
     computer, writer = make(FakeSequenceEncoder((0, 0)), view, batch_tokens=8, limits=limits)
     computer.compute(missing_texts([text_of(own) for own in words(4, 4, 4, 4, 4, 4)]))
+    writer.flush()
     assert [record.num_texts for record in writer.published] == [2, 2, 2]
     assert len(stored_keys(store, view)) == 6
 
@@ -212,7 +213,7 @@ def test_full_disk_while_the_next_batch_computes_ends_the_build(
     def fail() -> None:
         raise DiskFullError("no space left")
 
-    monkeypatch.setattr(writer, "flush", fail)
+    monkeypatch.setattr(writer, "close_if_due", fail)
     with pytest.raises(DiskFullError, match="no space left"):
         computer.compute(missing_texts([text_of(own) for own in words(4, 4, 4, 4, 4, 4)]))
 

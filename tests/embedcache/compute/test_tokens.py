@@ -15,6 +15,7 @@ from embedcache.compute.missing import ComputeCounts
 from embedcache.compute.tokens import TokenTable
 from embedcache.errors import EncodingError, FidelityError, ModuleMemoryError
 from embedcache.keys import keys_of_utf8
+from embedcache.store.codec import ReconstructionError
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
 from embedcache.store.shard import Shard
 from embedcache.store.writer import WriterLimits
@@ -188,7 +189,7 @@ def test_module_whose_rows_depend_on_the_call_is_found_out(make: MakeComputer) -
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(parts=st.lists(st.lists(st.binary(max_size=3), max_size=400), max_size=6))
 def test_table_finds_the_row_of_every_token_however_it_grew(parts: list[list[bytes]]) -> None:
-    table = TokenTable(DIM, "float32")
+    table = TokenTable(DIM, "float32", ReconstructionError())
     for part in parts:
         unknown = table.unknown(part)
         assert len(set(unknown)) == len(unknown)
@@ -200,7 +201,7 @@ def test_table_finds_the_row_of_every_token_however_it_grew(parts: list[list[byt
 
 
 def test_table_grows_past_its_first_rows() -> None:
-    table = TokenTable(DIM, "float32")
+    table = TokenTable(DIM, "float32", ReconstructionError())
     for start in (0, 700, 1400, 5000):
         tokens = table.unknown([b"%d" % number for number in range(start, start + 2000)])
         table.add(tokens, FakeTokenEncoder.rows_alone(tokens))
@@ -210,7 +211,7 @@ def test_table_grows_past_its_first_rows() -> None:
 
 
 def test_row_that_cannot_be_stored_leaves_the_table_as_it_was() -> None:
-    table = TokenTable(1, "float16")
+    table = TokenTable(1, "float16", ReconstructionError())
     with pytest.raises(EncodingError):
         table.add([b"a", b"b"], np.array([[1], [np.nan]], np.float32))
     assert len(table) == 0

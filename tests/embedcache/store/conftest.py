@@ -33,6 +33,11 @@ def programs() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def upkeep() -> ModuleType:
+    return _load(FOLDER / "maintenance_programs.py")
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
     return FOLDER / "golden"
 

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,34 @@ def append(path: str, name: str, num_shards: str, bug: str = "") -> None:
             add_texts(writer, texts)
             writer.flush()
             print(*texts, flush=True)
+
+
+def close_and_end(path: str) -> None:
+    """Close one shard, begin another, and end without a flush."""
+    with open_store(path) as store:
+        store.catalog.add_view(VIEW, "builtin:nothing")
+        writer = store.writer(VIEW)
+        add_texts(writer, ["closed"])
+        writer.close_shard()
+        add_texts(writer, ["open"])
+
+
+def write_large(path: str, num_parts: str) -> None:
+    """Write a shard of so many MB and tell it, and by how many bytes memory grew meanwhile."""
+    view = replace(VIEW, dim=512)
+    values = np.ones((1000, view.dim), np.float16)
+    lengths, flags = np.full(500, 2), np.zeros(500, np.uint8)
+    with open_store(path) as store:
+        put(store, ["first"])  # what is imported or made once
+        store.catalog.add_view(view, "builtin:nothing")
+        writer = store.writer(view, limits=WriterLimits(encoding="dense"))
+        for part in range(int(num_parts)):
+            texts = [f"{part} {number}" for number in range(500)]
+            writer.add_values(keys_of_texts(texts), lengths, flags, values=values)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        writer.flush()
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(writer.published[0].num_bytes, (after - before) << 10)
 
 
 def create(path: str) -> None:
@@ -195,7 +224,7 @@ def _die_at_call(step: int) -> None:
 
         return call
 
-    for name in ("open", "write", "fsync", "close", "replace"):
+    for name in ("open", "pwrite", "fsync", "close", "replace"):
         setattr(os, name, dying(getattr(os, name)))
     Catalog.add_shard = dying(Catalog.add_shard)  # type: ignore[method-assign]
 
@@ -296,7 +325,7 @@ def cut(source: str, folder: str, count: str) -> None:
 
 def _read_damaged(source: str, folder: str, images: Iterator[bytes], bug: str) -> None:
     """Count what becomes of damaged images. A crash leaves the culprit in ``damaged.h5``."""
-    expected = _content(Path(source))
+    expected = shard_content(Path(source))
     if bug == "no-checksums":
         Shard._verify_block = lambda *_: None  # type: ignore[method-assign]
     outcomes: Counter[str] = Counter()
@@ -304,7 +333,7 @@ def _read_damaged(source: str, folder: str, images: Iterator[bytes], bug: str) -
     for image in images:
         path.write_bytes(image)
         try:
-            outcome = "harmless" if _content(path) == expected else "wrong"
+            outcome = "harmless" if shard_content(path) == expected else "wrong"
         except EmbedCacheError as error:
             outcome = "refused" if "\n" not in str(error) else "several lines"
         except Exception as error:
@@ -313,7 +342,7 @@ def _read_damaged(source: str, folder: str, images: Iterator[bytes], bug: str) -
     print(json.dumps(outcomes))
 
 
-def _content(path: Path) -> list[bytes]:
+def shard_content(path: Path) -> list[bytes]:
     """All that a reader may get from a shard, as bytes."""
     shard = Shard(path)
     features = shard.read(np.arange(len(shard)))
@@ -331,6 +360,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     for command in (
         append,
         append_limited,
+        close_and_end,
         create,
         cut,
         die_at_each_step,
@@ -339,6 +369,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
         read_as_nobody,
         scribble,
         use_after_fork,
+        write_large,
     )
 }
 

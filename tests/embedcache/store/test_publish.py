@@ -20,7 +20,7 @@ import pytest
 
 from embedcache.errors import DiskFullError, StoreError, StoreReadOnlyError
 from embedcache.store.maintain import verify_store
-from embedcache.store.publish import make_folder, mapped_os_errors, publish_file, write_temporary
+from embedcache.store.publish import make_folder, mapped_os_errors, publish_file
 from embedcache.store.store import FeatureStore, open_store
 
 Run = Callable[..., str]
@@ -29,10 +29,10 @@ FAULTS = [
     ("open", errno.ENOSPC, DiskFullError),
     ("open", errno.EACCES, StoreReadOnlyError),
     ("open", errno.EROFS, StoreReadOnlyError),
-    ("write", errno.ENOSPC, DiskFullError),
-    ("write", errno.EDQUOT, DiskFullError),
-    ("write", errno.EFBIG, DiskFullError),
-    ("write", errno.EIO, StoreError),
+    ("pwrite", errno.ENOSPC, DiskFullError),
+    ("pwrite", errno.EDQUOT, DiskFullError),
+    ("pwrite", errno.EFBIG, DiskFullError),
+    ("pwrite", errno.EIO, StoreError),
     ("fsync", errno.EIO, StoreError),
     ("fsync", errno.ENOSPC, DiskFullError),
     ("close", errno.EIO, StoreError),
@@ -91,8 +91,12 @@ def test_published_file_replaces_a_damaged_one_and_leaves_open_ones_alone(
 def test_short_writes_are_continued(
     tmp_path: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: max(1, len(data) // 3)]))
+    real = os.pwrite
+
+    def write_a_third(descriptor: int, buffer: memoryview, offset: int) -> int:
+        return real(descriptor, buffer[: max(1, len(buffer) // 3)], offset)
+
+    monkeypatch.setattr(os, "pwrite", write_a_third)
     content = bytes(range(256)) * 20
     publish_file([content, b"", content], tmp_path / "name.h5", tmp_folder=tmp)
     assert (tmp_path / "name.h5").read_bytes() == content * 2
@@ -156,15 +160,17 @@ def test_folder_that_cannot_be_forced_is_an_error_though_the_file_is_there(
     assert _files(tmp) == []
 
 
-def test_interruption_leaves_no_temporary_file(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_leaves_no_temporary_file(
+    tmp_path: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            write_temporary([b"content"], tmp)
-    assert _files(tmp) == []
+            publish_file([b"content"], tmp_path / "name.h5", tmp_folder=tmp)
+    assert _files(tmp_path) == []
 
 
 def test_file_is_forced_before_it_is_named_and_the_folders_after(

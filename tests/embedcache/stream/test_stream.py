@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +24,10 @@ from embedcache.keys import keys_of_texts
 from embedcache.modules.facts import Layer, ModuleFacts
 from embedcache.modules.loading import ModuleFiles
 from embedcache.modules.settings import ViewSettings, view_of_module
+from embedcache.store.codec import from_storage, to_storage
 from embedcache.store.dataset import DatasetWriter
 from embedcache.store.records import DatasetRecord
-from embedcache.store.store import FeatureStore
+from embedcache.store.store import FeatureStore, open_store
 from embedcache.stream import FeatureStream
 from embedcache.stream.stream import Batch, padded_length
 from embedcache.view import FeatureView
@@ -392,3 +394,91 @@ def test_damage_is_refused_when_it_is_met(filled: FeatureStore, programs: Module
     with pytest.raises(CorruptShardError, match="is not what was written"):
         next(batches)
     assert programs.VIEW.fingerprint == stream.view
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float16", "float16"), ("float32", "float32"), ("bfloat16", "float32"), ("int8", "float32")],
+)
+def test_values_are_of_the_dtype_that_the_stream_names(
+    store: FeatureStore,
+    programs: ModuleType,
+    register: Register,
+    dtype: str,
+    expected: str,
+) -> None:
+    view = replace(programs.VIEW, dtype=dtype)
+    store.catalog.add_view(view, "x")
+    writer = store.writer(view)
+    rows = np.array([[1.0, -2.0, 0.5, 4.0], [0, 0, 0, 0], [127, 0, 1, -127]], np.float32)
+    keys, flags = keys_of_texts(["a", "b"]), np.zeros(2, np.bool_)
+    writer.add_values(keys, np.array([1, 2]), flags, values=to_storage(rows, dtype))
+    writer.flush()
+    register("name", ["a", "b"])
+    stream = FeatureStream(store, "name", view=view.fingerprint, shuffle=False)
+    assert stream.dtype == expected
+    (batch,) = stream
+    assert batch.values.dtype == np.dtype(expected)
+    stored = from_storage(to_storage(rows, dtype), dtype)
+    np.testing.assert_array_equal(batch.values[0, :1], stored[:1])
+    np.testing.assert_array_equal(batch.values[1, :2], stored[1:])
+    assert not batch.values[0, 1:].any()
+    assert not batch.values[1, 2:].any()
+
+
+def test_batches_that_are_kept_are_not_written_over(filled: FeatureStore) -> None:
+    stream = FeatureStream(filled, "name", batch_size=7)
+    kept = list(stream)
+    copies = [
+        Batch(*(array.copy() for array in (batch.values, batch.lengths, batch.labels, batch.keys)))
+        for batch in kept
+    ]
+    parts = [batch.values[1:2, :3] for batch in stream.epoch(1)]
+    part_copies = [part.copy() for part in parts]
+    for _ in stream.epoch(2):
+        pass
+    _assert_equal(kept, copies)
+    for part, copy in zip(parts, part_copies, strict=True):
+        np.testing.assert_array_equal(part, copy)
+
+
+def test_batches_that_are_dropped_take_no_new_memory(filled: FeatureStore) -> None:
+    stream = FeatureStream(filled, "name", batch_size=10)
+    for _ in stream:
+        pass
+    addresses = {batch.values.__array_interface__["data"][0] for batch in stream.epoch(1)}
+    assert len(addresses) <= 2
+
+
+def test_threads_iterate_over_one_stream_at_once(filled: FeatureStore) -> None:
+    stream = FeatureStream(filled, "name", batch_size=7, seed=2)
+    expected = [list(stream.epoch(number)) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: list(stream.epoch(number)), range(4)))
+    for one, other in zip(found, expected, strict=True):
+        _assert_equal(one, other)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_stream_goes_on_when_its_shards_are_replaced_and_deleted(
+    filled: FeatureStore, programs: ModuleType, is_held: bool
+) -> None:
+    stream = FeatureStream(filled, "name", batch_size=10, shuffle=False)
+    expected = list(stream)
+    batches = stream.epoch(0)
+    received = [next(batches)]
+    with open_store(filled.path) as other:
+        old = other.catalog.shards()
+        programs.put(other, TEXTS)
+        for record in old:
+            other.catalog.remove_shard(record.digest)
+            other.layout.shard_path(record.view, record.digest).unlink()
+    if is_held:
+        # Another use of the same reader hears of it; the stream's own shards stay open.
+        programs.assert_served(filled, TEXTS)
+    else:
+        stream._held_shards.clear()
+        stream._reader._shards.clear()
+    received += batches
+    _assert_equal(received, expected)
+    _assert_equal(list(stream), expected)

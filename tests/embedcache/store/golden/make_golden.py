@@ -8,6 +8,7 @@ The numbers are fixed and written out; nothing of them comes from a module.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -60,6 +61,17 @@ TOKEN_IDS = np.array([1037, 2204, 2143, 4294967295, 0, 2919], "<u4")
 SPANS = np.array([[0, 1], [2, 6], [7, 11], [0, 2], [0, 0], [0, 3]], "<u4")
 
 
+# Version 3: the texts and tokens of version 2; numbers of other types, and compressed.
+INT8_VIEW = replace(DENSE_VIEW, dtype="int8")
+INT8_ROWS = np.array(
+    [[64, -127, 1], [127, 0, -1], [0, 0, 0], [-127, 2, 3], [127, 127, 127], [5, -127, 100]], "i1"
+)
+INT8_SCALES = np.array([0.5, 2.0**-24, 0.0, 0.25, 2e36, 0.1], "<f4")
+BFLOAT16_VIEW = replace(DICTIONARY_VIEW, dtype="bfloat16")
+BFLOAT16_DICTIONARY = np.array([[0x3F80, 0xC000], [0x7F7F, 0x0001], [0x8000, 0x40B1]], "<u2")
+"""1 and -2; the largest finite number and the smallest above 0; -0 and 5.53125."""
+
+
 def golden_contents() -> dict[str, ShardContent]:
     """File name → what is in it, in the order of the keys."""
     keys = keys_of_texts(TEXTS)
@@ -75,9 +87,24 @@ def golden_contents() -> dict[str, ShardContent]:
         "dense-v2.h5": (DENSE_VIEW, WINDOWED, dense, both),
         "dictionary-v2.h5": (DICTIONARY_VIEW, TRUNCATED, dictionary, spans),
     }
+    int8 = {"values": INT8_ROWS[tokens], "scales": INT8_SCALES[tokens]}
+    bfloat16 = {"codes": CODES[tokens], "dictionary": BFLOAT16_DICTIONARY}
+    contents |= {
+        "int8-v3.h5": (INT8_VIEW, WINDOWED, int8, both),
+        "bfloat16-v3.h5": (BFLOAT16_VIEW, TRUNCATED, bfloat16, {}),
+        "zstd-v3.h5": (DENSE_VIEW, WINDOWED, dense, both),
+    }
     splits = splits_of_lengths(LENGTHS[order])
     return {
-        name: ShardContent(view, keys[order], splits, flags[order], rows, extras)
+        name: ShardContent(
+            view=view,
+            keys=keys[order],
+            row_splits=splits,
+            flags=flags[order],
+            rows=rows,
+            extras=extras,
+            compression="zstd" if name.startswith("zstd") else "none",
+        )
         for name, (view, flags, rows, extras) in contents.items()
     }
 
