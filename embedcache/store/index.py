@@ -1,115 +1,42 @@
 """The key index of a view: key → shard, row. Derived from the shards, never the truth.
 
-One sorted base, memory-mapped, and the keys of shards that are not merged into it yet.
-Losing or damaging it costs a rebuild: it carries a checksum, and a row found through it is
-checked against the shard's own key before anything is served.
+It is a few segments of sorted keys, each at least `_RATIO` times as large as the next, so
+that a shard of a few keys does not make the whole index be written anew: a segment is merged
+with what comes until that is large enough to leave the next larger one alone. A key is
+written again each time its segment has grown by a quarter or more, which is O(log n) times.
+
+Each segment is a file that names the shards it covers, so any of them may be lost, or be
+older than the others: what none covers is read from the shards themselves. Losing or
+damaging them costs a rebuild: every block carries a checksum, and a row found through the
+index is checked against the shard's own key before anything is served.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from embedcache.errors import StoreError
+from embedcache.errors import DamagedIndexError, StoreError
 from embedcache.keys import Keys, split_keys
-from embedcache.store.publish import make_folder, mapped_os_errors, publish_file
+from embedcache.store.segment import Segment, load_segment, write_segment
 
-_HEADER_BYTES = 8
-_COLUMNS = ("high", "low", "shards", "rows")
-_PIECE_KEYS = 1 << 20
-_MAGIC = "embedcache-index-1"
+_RATIO = 4
+"""A lookup goes through all segments until the key is found: so there must be few."""
+_SMALL_KEYS = 1 << 14
+"""No two saved segments have fewer: to write 400 kB costs less than to force it to the device."""
+_MAX_SEGMENTS = 16
+"""More than 2^32 keys make, at four times the size each."""
 
-
-@dataclass(frozen=True, slots=True)
-class SortedKeys:
-    """Keys in ascending order with the shard and the row of each.
-
-    Attributes:
-        high: The first 8 bytes of each key as a big-endian integer, (n,) uint64.
-        low: The last 8, (n,) uint64.
-        shards: Number of the shard in `ViewIndex.shards`, (n,) uint32.
-        rows: Row in the shard, (n,) uint32.
-    """
-
-    high: NDArray[np.uint64]
-    low: NDArray[np.uint64]
-    shards: NDArray[np.uint32]
-    rows: NDArray[np.uint32]
-
-    def __len__(self) -> int:
-        return len(self.high)
-
-    def find(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The position of each key, -1 where it is not there; shapes (m,).
-
-        Fastest for queries in ascending order: neighbours share cache lines.
-        """
-        if len(self) == 0:
-            return np.full(len(high), -1, np.int64)
-        positions = np.searchsorted(self.high, high).astype(np.int64)
-        found = np.full(len(high), -1, np.int64)
-        open_queries = np.arange(len(high))
-        # One pass, unless two keys agree in their first 8 bytes: then one more for each such.
-        while len(open_queries):
-            at = positions[open_queries]
-            inside = at < len(self)
-            open_queries, at = open_queries[inside], at[inside]
-            same_high = self.high[at] == high[open_queries]
-            open_queries, at = open_queries[same_high], at[same_high]
-            same_low = self.low[at] == low[open_queries]
-            found[open_queries[same_low]] = at[same_low]
-            open_queries = open_queries[~same_low]
-            positions[open_queries] += 1
-        return found
-
-    @classmethod
-    def merged(cls, parts: Sequence[SortedKeys]) -> SortedKeys:
-        """All keys of several parts, each once: of equal keys the first part's wins."""
-        if not parts:
-            return cls.empty()
-        high = np.concatenate([part.high for part in parts])
-        low = np.concatenate([part.low for part in parts])
-        order = np.lexsort((low, high))
-        high, low = high[order], low[order]
-        first = np.ones(len(order), np.bool_)
-        first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-        kept = order[first]
-        shards = np.concatenate([part.shards for part in parts])[kept]
-        rows = np.concatenate([part.rows for part in parts])[kept]
-        return cls(high[first], low[first], shards, rows)
-
-    def between(self, low: int, high: int) -> SortedKeys:
-        """The keys whose first 8 bytes are in [low, high); ``high`` may be 2^64."""
-        start = int(np.searchsorted(self.high, np.uint64(low)))
-        stop = len(self)
-        if high < 1 << 64:
-            stop = int(np.searchsorted(self.high, np.uint64(high)))
-        chosen = slice(start, stop)
-        return SortedKeys(
-            self.high[chosen], self.low[chosen], self.shards[chosen], self.rows[chosen]
-        )
-
-    @classmethod
-    def of_shard(cls, keys: Keys, number: int) -> SortedKeys:
-        """The keys of one shard, which lie in ascending order there."""
-        high, low = split_keys(keys)
-        rows = np.arange(len(keys), dtype=np.uint32)
-        return cls(high, low, np.full(len(keys), number, np.uint32), rows)
-
-    @classmethod
-    def empty(cls) -> SortedKeys:
-        """No keys."""
-        return cls.of_shard(np.zeros((0, 16), np.uint8), 0)
+_MERGED_IN_MEMORY_KEYS = 1 << 16
+_CHUNK_KEYS = 1 << 14
+"""What one lookup keeps in the processor's cache: 4096 to 65536 were measured alike."""
+_ROW_MASK = np.int64((1 << 32) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +44,23 @@ class ViewIndex:
     """Where the features of a view lie.
 
     Attributes:
-        shards: Digests of the shards it covers; their place in this list is their number.
-        parts: Sorted keys: the mapped base first, then shards that are not merged yet.
-        num_based: How many of the shards the base covers.
+        saved: Segments in files, as large or larger first.
+        fresh: Segments in memory, of shards that came since.
     """
 
-    shards: tuple[str, ...]
-    parts: tuple[SortedKeys, ...]
-    num_based: int
+    saved: tuple[Segment, ...]
+    fresh: tuple[Segment, ...]
 
     @classmethod
     def empty(cls) -> ViewIndex:
         """An index of no shards."""
-        return cls((), (), 0)
+        return cls((), ())
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Digests of the shards it covers; their place here is their number."""
+        segments = (*self.saved, *self.fresh)
+        return tuple(itertools.chain.from_iterable(segment.shards for segment in segments))
 
     def locate(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Find keys.
@@ -139,131 +70,170 @@ class ViewIndex:
 
         Returns:
             The number of the shard and the row in it, each (m,) int64; -1 where missing.
+
+        Raises:
+            DamagedIndexError: if what is read of a file is not what was written. The index
+                is to be dropped then, with `remove_index`, and made anew from the shards.
         """
+        places = np.full(len(keys), -1, np.int64)
+        for start in range(0, len(keys), _CHUNK_KEYS):
+            chosen = slice(start, start + _CHUNK_KEYS)
+            self._locate_chunk(keys[chosen], places[chosen])
+        rows = places & _ROW_MASK
+        rows[places < 0] = -1
+        places >>= 32
+        return places, rows
+
+    def _locate_chunk(self, keys: Keys, places: NDArray[np.int64]) -> None:
+        """Put the places of keys where they are found; the shards numbered as in `shards`."""
         high, low = split_keys(keys)
-        order = np.argsort(high)
-        high, low = high[order], low[order]
-        shards = np.full(len(keys), -1, np.int64)
-        rows = np.full(len(keys), -1, np.int64)
-        for part in self.parts:
-            found = part.find(high, low)
-            hit = found >= 0
-            shards[order[hit]] = part.shards[found[hit]]
-            rows[order[hit]] = part.rows[found[hit]]
-        return shards, rows
+        open_queries: NDArray[np.intp] | None = None
+        first_number = 0
+        for segment in (*self.saved, *self.fresh):
+            found = segment.find(high, low)
+            if first_number:
+                found[found >= 0] += first_number << 32
+            first_number += len(segment.shards)
+            missing = np.flatnonzero(found < 0)
+            if open_queries is None:
+                places[:] = found
+                open_queries = missing
+            else:
+                places[open_queries] = found
+                open_queries = open_queries[missing]
+            if not len(missing):
+                return
+            if len(missing) < len(high):
+                high, low = high[missing], low[missing]
 
     def with_shard(self, digest: str, keys: Keys) -> ViewIndex:
-        """The index with one more shard, not merged."""
-        part = SortedKeys.of_shard(keys, len(self.shards))
-        return ViewIndex((*self.shards, digest), (*self.parts, part), self.num_based)
+        """The index with one more shard, in memory.
+
+        Small shards are merged as they come, so that a thousand of them do not make a
+        thousand searches.
+        """
+        fresh = [*self.fresh, Segment.of_shard(digest, keys)]
+        while len(fresh) > 1 and len(fresh[-2]) <= len(fresh[-1]) <= _MERGED_IN_MEMORY_KEYS:
+            fresh[-2:] = [Segment.merged(fresh[-2:])]
+        return ViewIndex(self.saved, tuple(fresh))
 
     @property
     def num_keys(self) -> int:
-        """Keys of all parts; one that lies in two shards counts twice."""
-        return sum(map(len, self.parts))
+        """Keys of all segments; one that lies in two of them counts twice."""
+        return sum(map(len, (*self.saved, *self.fresh)))
 
     @property
     def num_unmerged_keys(self) -> int:
-        """Keys of shards that have come since the base was written: these are in memory."""
-        return sum(map(len, self.parts[1 if self.num_based else 0 :]))
+        """Keys of shards that have come since the index was saved: these are in memory."""
+        return sum(map(len, self.fresh))
 
     @property
     def needs_merge(self) -> bool:
-        """Whether shards have come since the base was written."""
-        return self.num_based < len(self.shards)
+        """Whether shards have come since the index was saved."""
+        return len(self.fresh) > 0
 
-    def save(self, path: Path, *, tmp_folder: Path) -> None:
-        """Write the index in one part; readers that have the old one mapped keep it.
+    def save(self, path: Path, *, tmp_folder: Path) -> ViewIndex:
+        """Write what has come since, merged with the segments that are not much larger.
 
-        The parts are merged a range of keys after the other, through files, so that memory
-        stays the same for any number of keys.
+        One file is published, which holds all that is in the files it replaces; only then
+        are those removed. Readers that have them mapped keep them.
+
+        Args:
+            path: The file of the largest segment; the others lie beside it.
+            tmp_folder: On the same file system.
+
+        Returns:
+            The same index with its keys on disk.
+
+        Raises:
+            DamagedIndexError: if what is read of a file is not what was written.
+            StoreError: if the store cannot be written.
         """
-        make_folder(tmp_folder)
-        with mapped_os_errors(tmp_folder), ExitStack() as stack:
-            spools = [stack.enter_context(TemporaryFile(dir=tmp_folder)) for _ in _COLUMNS]
-            for piece in self._merged_pieces():
-                for spool, column in zip(spools, _COLUMNS, strict=True):
-                    spool.write(np.ascontiguousarray(getattr(piece, column)).data)
-            count = spools[0].tell() // 8
-            columns = [_mapped(spool) for spool in spools]
-            record = {
-                "format": _MAGIC,
-                "count": count,
-                "shards": self.shards,
-                "checksum": _checksum(self.shards, columns),
-            }
-            header = json.dumps(record).encode()
-            # The arrays begin at a multiple of 8 bytes, so that they can be mapped as they are.
-            header += b" " * (-len(header) % 8)
-            size = len(header).to_bytes(_HEADER_BYTES, "little")
-            publish_file([size, header, *columns], path, tmp_folder=tmp_folder)
+        if not self.fresh:
+            return self
+        files = segment_paths(path)
+        kept = self._kept(files)
+        slots = [files.index(_path_of(segment)) for segment in kept]
+        slot = slots[-1] + 1 if slots else 0
+        merged = (*self.saved[len(kept) :], *self.fresh)
+        write_segment(merged, files[slot], tmp_folder=tmp_folder)
+        _remove(file for number, file in enumerate(files) if number not in (*slots, slot))
+        written = load_segment(files[slot])
+        # Another process may have published its own in between.
+        if written is None or written.shards != ViewIndex((), merged).shards:
+            return self
+        return ViewIndex((*kept, written), ())
 
-    def _merged_pieces(self) -> Iterator[SortedKeys]:
-        """The merged keys in ascending order, about `_PIECE_KEYS` at a time.
-
-        Keys are hashes, so equal ranges of them hold about equally many.
-        """
-        num_pieces = max(1, -(-self.num_keys // _PIECE_KEYS))
-        for piece in range(num_pieces):
-            low, high = ((end << 64) // num_pieces for end in (piece, piece + 1))
-            yield SortedKeys.merged([part.between(low, high) for part in self.parts])
+    def _kept(self, files: Sequence[Path]) -> tuple[Segment, ...]:
+        """The saved segments that are so large that they are left as they are."""
+        num_keys = self.num_unmerged_keys
+        for number in range(len(self.saved), 0, -1):
+            last = self.saved[number - 1]
+            is_large = len(last) > max(_SMALL_KEYS, _RATIO * num_keys)
+            # After the last of the files there is no place for another one.
+            if is_large and _path_of(last) in files[:-1]:
+                return self.saved[:number]
+            num_keys += len(last)
+        return ()
 
     @classmethod
-    def load(cls, path: Path) -> ViewIndex:
-        """Map the saved index; an empty one if there is none or it is damaged.
+    def load(cls, path: Path, *, live: Collection[str] | None = None) -> ViewIndex:
+        """Map the saved segments, but for those that are damaged or not needed.
 
-        Its checksum is checked each time: without, a damaged index would deny texts that
-        the store has. That reads the file once, 24 bytes a text.
+        A block is compared with its checksum when it is first touched, not now: that would
+        read 27 bytes a text.
+
+        Args:
+            path: As given to `save`.
+            live: Shards that there are: a segment that names another one is left out. None:
+                any may be named.
         """
-        try:
-            with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            size = int.from_bytes(mapped[:_HEADER_BYTES], "little")
-            header = json.loads(mapped[_HEADER_BYTES : _HEADER_BYTES + size])
-            if header["format"] != _MAGIC:
-                return cls.empty()
-            count, shards = int(header["count"]), tuple(map(str, header["shards"]))
-            start = _HEADER_BYTES + size
-            if count < 0 or len(mapped) != start + 24 * count:
-                return cls.empty()
-            if header["checksum"] != _checksum(shards, [memoryview(mapped)[start:]]):
-                return cls.empty()
-            words = np.frombuffer(mapped, np.uint64, 2 * count, start)
-            halves = np.frombuffer(mapped, np.uint32, 2 * count, start + 16 * count)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            return cls.empty()
-        if int(halves[:count].max(initial=0)) >= max(1, len(shards)):
-            return cls.empty()
-        base = SortedKeys(words[:count], words[count:], halves[:count], halves[count:])
-        return cls(shards, (base,), len(shards))
+        saved: list[Segment] = []
+        covered: set[str] = set()
+        for file in segment_paths(path):
+            segment = load_segment(file)
+            # After a kill between publishing and removing there are segments merged already.
+            if segment is None or covered.issuperset(segment.shards):
+                continue
+            if live is None or all(digest in live for digest in segment.shards):
+                saved.append(segment)
+                covered.update(segment.shards)
+        return cls(tuple(saved), ())
 
 
-def _mapped(file: IO[bytes]) -> memoryview:
-    """The bytes of a file that was written, by memory map."""
-    file.flush()
-    if file.tell() == 0:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def segment_paths(path: Path) -> list[Path]:
+    """The files that an index may have, the largest segment's first."""
+    return [path, *(path.with_name(f"{path.name}.{slot}") for slot in range(1, _MAX_SEGMENTS))]
 
 
-def _checksum(shards: Sequence[str], columns: Sequence[memoryview]) -> int:
-    """xxh3 of the shards' digests and of the columns."""
-    state = xxhash.xxh3_64(",".join(shards).encode())
-    for column in columns:
-        state.update(column)
-    return state.intdigest()
+def remove_index(path: Path) -> None:
+    """Remove an index that is damaged or not wanted; fine if there is none, or it cannot be."""
+    _remove(segment_paths(path))
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def _path_of(segment: Segment) -> Path:
+    if segment.path is None:
+        raise ValueError("the segment is in memory")
+    return segment.path
 
 
 def save_quietly(index: ViewIndex, path: Path, *, tmp_folder: Path) -> ViewIndex:
-    """Save a derived index and map what was saved.
+    """Save a derived index, and remove it if it turns out to be damaged.
 
     Returns:
-        The same index with its keys on disk; or as it was, where the store cannot be written.
+        The same index with its keys on disk; or as it was, where the store cannot be written
+        or what is there is damaged.
     """
     try:
-        index.save(path, tmp_folder=tmp_folder)
+        return index.save(path, tmp_folder=tmp_folder)
+    except DamagedIndexError:
+        remove_index(path)
     except StoreError:
-        return index
-    saved = ViewIndex.load(path)
-    # Another process may have saved its own in between.
-    return saved if saved.shards == index.shards else index
+        pass
+    return index
