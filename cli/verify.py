@@ -34,9 +34,17 @@ def command(context: click.Context, fix: bool, as_json: bool) -> None:
         for what in ("corrupt", "missing", "orphans"):
             for line in getattr(report, what):
                 click.echo(f"{what}: {line}")
+        _print_harmless(report)
         click.echo(_summary(report))
     if not report.is_well:
         context.exit(1)
+
+
+def _print_harmless(report: VerifyReport) -> None:
+    if report.duplicates:
+        click.echo(f"texts that lie twice: {report.duplicates:,}; `embedcache compact` mends it")
+    if report.retired:
+        click.echo(f"retired shards that wait to be deleted: {report.retired:,}")
 
 
 def _summary(report: VerifyReport) -> str:

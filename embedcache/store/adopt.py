@@ -10,28 +10,45 @@ import os
 from hashlib import blake2b
 from pathlib import Path
 
-from embedcache.errors import CorruptShardError, StoreError
+import h5py
+import numpy as np
+
+from embedcache.errors import CorruptShardError, StoreError, StoreVersionError
 from embedcache.store.catalog import Catalog
+from embedcache.store.format import attributes_checksum, content_digest
 from embedcache.store.layout import StoreLayout
 from embedcache.store.publish import make_folder, mapped_os_errors
 from embedcache.store.records import ShardRecord
+from embedcache.store.retired import retired_path
 from embedcache.store.shard import Shard
 
 _READ_BYTES = 8 << 20
 _FILES_TROUBLE = {errno.EIO, errno.EISDIR, errno.ENOENT}
+# What h5py raises on damaged files; see `embedcache.store.shard`.
+_H5PY_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError,
+                IndexError, OverflowError, MemoryError)  # fmt: skip
 
 
 def shard_fault(path: Path, digest: str) -> str | None:
     """Why a shard's file is not what was written; None if it is. It is read whole.
+
+    A shard is named by the digest of its checksums; one that an older embedcache wrote by
+    the digest of its bytes.
 
     Raises:
         StoreVersionError: if it is whole and a newer embedcache's.
         StoreError: if this process cannot open it.
     """
     try:
-        if file_digest(path) != digest:
-            return "its bytes are not those that its name is the digest of"
-        Shard(path).verify_all()
+        shard = Shard(path)
+        shard.verify_all()
+        if digest != shard.digest and digest != file_digest(path):
+            return "its content is not what its name is the digest of"
+    except StoreVersionError:
+        # Or its version has been flipped: then its name tells.
+        if digest == _claimed_digest(path) or digest == file_digest(path):
+            raise
+        return "its content is not what its name is the digest of"
     except CorruptShardError as error:
         return str(error)
     except OSError as error:
@@ -54,6 +71,32 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _claimed_digest(path: Path) -> str | None:
+    """The name that a shard of an unknown version would have by its checksums.
+
+    Only if its attributes, the version among them, have the first one; so far every version
+    begins like that.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            attributes = {
+                name: value.decode("ascii") if isinstance(value, bytes) else int(value)
+                for name, value in file.attrs.items()
+            }
+            checksums = file["checksums"]
+            is_plain = isinstance(file.get("checksums", getlink=True), h5py.HardLink)
+            if not is_plain or checksums.ndim != 1 or checksums.dtype != np.dtype("<u8"):
+                return None
+            if checksums.nbytes > os.path.getsize(path):
+                return None
+            found = checksums[()]
+    except _H5PY_ERRORS:
+        return None
+    if len(found) == 0 or attributes_checksum(attributes) != int(found[0]):
+        return None
+    return content_digest(found)
+
+
 def adopt_shards(layout: StoreLayout, catalog: Catalog) -> list[Path]:
     """Catalogue the whole shards that it does not name, and quarantine what is none.
 
@@ -66,36 +109,46 @@ def adopt_shards(layout: StoreLayout, catalog: Catalog) -> list[Path]:
     """
     orphans = orphan_shards(layout, catalog)
     for path in orphans:
-        _adopt(layout, catalog, path)
+        adopt_shard(layout, catalog, path)
     return orphans
 
 
 def orphan_shards(layout: StoreLayout, catalog: Catalog) -> list[Path]:
-    """The files among the shards that the catalog does not name."""
+    """The files among the shards that the catalog neither names nor has retired."""
+    # In this order: what another process catalogues, retires or deletes meanwhile is none.
+    files = sorted(layout.shards.glob("*/*"))
     known = {layout.shard_path(record.view, record.digest) for record in catalog.shards()}
-    return [path for path in sorted(layout.shards.glob("*/*")) if path not in known]
+    known |= {retired_path(layout, record) for record in catalog.retired()}
+    return [path for path in files if path not in known and path.exists()]
 
 
-def _adopt(layout: StoreLayout, catalog: Catalog, path: Path) -> None:
+def adopt_shard(layout: StoreLayout, catalog: Catalog, path: Path) -> bool:
+    """Catalogue a shard's file, or quarantine it if it is none; whether it was catalogued.
+
+    Raises:
+        StoreVersionError: if it is a newer embedcache's.
+        StoreError: if the store cannot be written.
+    """
     digest = path.stem
     if shard_fault(path, digest) is not None:
         quarantine(layout, path)
-        return
+        return False
     shard = Shard(path)
     fingerprint = shard.view.fingerprint
     if path != layout.shard_path(fingerprint, digest):
         # Another view's, or not named as a shard: no reader would find it there.
         quarantine(layout, path)
-        return
+        return False
     if fingerprint not in {record.fingerprint for record in catalog.views()}:
         # The handle was the catalog's alone; the next build gives it again.
         catalog.add_view(shard.view, "")
     size = path.stat().st_size
-    catalog.add_shard(ShardRecord(digest, fingerprint, len(shard), shard.num_tokens, size))
+    record = ShardRecord(digest, fingerprint, len(shard), shard.num_tokens, size)
+    return not catalog.add_shard(record, path)
 
 
 def quarantine(layout: StoreLayout, path: Path) -> None:
-    """Put a file of the shards aside; nothing is deleted."""
+    """Put a file of the store aside; nothing is deleted."""
     target = layout.quarantine / f"{path.parent.name}-{path.name}"
     make_folder(target.parent)
     with mapped_os_errors(path):

@@ -26,6 +26,7 @@ class StoreLayout:
         datasets/VERSION/            keys, labels and splits of a registered corpus
         runs/RUN/                    model and metrics of an experiment
         index/VIEW.index             derived: key → shard, row
+        leases/VIEW.lock             empty: builders lock bytes of it to share their work
         tmp/                         files being written
         quarantine/                  damaged files that `verify --fix` put aside
     """
@@ -68,6 +69,11 @@ class StoreLayout:
         return self.root / "index"
 
     @property
+    def leases(self) -> Path:
+        """One empty file a view; made when first needed."""
+        return self.root / "leases"
+
+    @property
     def quarantine(self) -> Path:
         """Damaged files that were put aside."""
         return self.root / "quarantine"
@@ -83,6 +89,10 @@ class StoreLayout:
     def index_path(self, view: str) -> Path:
         """The derived index of a view."""
         return self.index / f"{view}.index"
+
+    def lease_path(self, view: str) -> Path:
+        """The file of which builders of a view lock bytes."""
+        return self.leases / f"{view}.lock"
 
     @property
     def is_complete(self) -> bool:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedcache.errors import CorruptShardError
 from embedcache.store.adopt import adopt_shards, orphan_shards, quarantine, shard_fault
+from embedcache.store.catalog_shards import DATASET, SHARD
+from embedcache.store.locking import maintenance_lock
+from embedcache.store.membership import first_copies
 from embedcache.store.records import ShardRecord
+from embedcache.store.retired import retired_path
+from embedcache.store.rewrite import key_source
 from embedcache.store.store import FeatureStore
 
 
@@ -24,6 +34,10 @@ class VerifyReport:
         missing: Files that the catalog names and that are not there.
         fixed: Whether corrupt and missing ones were taken out of the catalog, and whole
             orphans into it.
+        retired: Shards that the catalog named once and whose files wait to be deleted; they
+            are not read.
+        duplicates: Texts that lie twice, in two shards that are whole: legal, left by two
+            builders at once or by a kill; `compact` drops them.
         unmended: Those of the corrupt that ``fix`` does not mend: datasets, which the build
             that made them writes again.
     """
@@ -34,6 +48,8 @@ class VerifyReport:
     orphans: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     fixed: bool = False
+    retired: int = 0
+    duplicates: int = 0
     unmended: list[str] = field(default_factory=list)
 
     @property
@@ -58,13 +74,20 @@ def verify_store(store: FeatureStore, *, fix: bool = False) -> VerifyReport:
 
     Raises:
         StoreVersionError: if a shard is whole and a newer embedcache's: it is left alone.
+        StoreLockedError: with ``fix``, if another maintenance is at work.
         StoreError: if the catalog cannot be used, or a file not opened.
     """
+    with maintenance_lock(store.layout) if fix else nullcontext():
+        return _verify(store, fix=fix)
+
+
+def _verify(store: FeatureStore, *, fix: bool) -> VerifyReport:
     report = VerifyReport(fixed=fix)
     catalogued = store.catalog.shards()
     report.shards = len(catalogued)
-    for record in catalogued:
-        _verify_shard(store, record, report, fix=fix)
+    whole = [record for record in catalogued if _verify_shard(store, record, report, fix=fix)]
+    report.duplicates = _count_duplicates(store, whole)
+    report.retired = sum(record.kind == SHARD for record in store.catalog.retired())
     find = adopt_shards if fix else orphan_shards
     report.orphans += [_relative(store, path) for path in find(store.layout, store.catalog)]
     _verify_datasets(store, report)
@@ -77,7 +100,11 @@ def verify_store(store: FeatureStore, *, fix: bool = False) -> VerifyReport:
 
 
 def _verify_datasets(store: FeatureStore, report: VerifyReport) -> None:
-    known = set()
+    known = {
+        retired_path(store.layout, record)
+        for record in store.catalog.retired()
+        if record.kind == DATASET
+    }
     for dataset in store.catalog.datasets():
         known.add(store.layout.dataset_path(dataset.version))
         try:
@@ -94,20 +121,39 @@ def _orphans(store: FeatureStore, folder: Path, known: set[Path]) -> list[str]:
 
 def _verify_shard(
     store: FeatureStore, record: ShardRecord, report: VerifyReport, *, fix: bool
-) -> None:
+) -> bool:
+    """Whether a shard is whole."""
     path = store.layout.shard_path(record.view, record.digest)
-    if not path.exists():
+    reason = shard_fault(path, record.digest) if path.exists() else None
+    if reason is None and path.exists():
+        report.rows += record.num_texts
+        return True
+    if record not in store.catalog.shards(record.view):
+        # Retired, and its file deleted, since the catalog was asked: nothing is wrong.
+        report.shards -= 1
+        return False
+    if reason is None:
         report.missing.append(_relative(store, path))
     else:
-        reason = shard_fault(path, record.digest)
-        if reason is None:
-            report.rows += record.num_texts
-            return
         report.corrupt.append(f"{_relative(store, path)}: {reason}")
     if fix:
         store.catalog.remove_shard(record.digest)
         if path.exists():
             quarantine(store.layout, path)
+    return False
+
+
+def _count_duplicates(store: FeatureStore, whole: Sequence[ShardRecord]) -> int:
+    """How many texts of these shards lie in another one of their view too."""
+    by_view: dict[str, list[ShardRecord]] = defaultdict(list)
+    for record in whole:
+        by_view[record.view].append(record)
+    count = 0
+    for records in by_view.values():
+        sources = [key_source(store, record) for record in records]
+        masks = first_copies(sources, sum(record.num_texts for record in records))
+        count += sum(int(np.count_nonzero(~mask)) for mask in masks)
+    return count
 
 
 def _relative(store: FeatureStore, path: Path) -> str:

@@ -110,6 +110,35 @@ view_details = Table(
     Column("max_difference", Double, nullable=False),
 )
 
+view_errors = Table(
+    "view_errors",
+    metadata,
+    Column("fingerprint", String(32), primary_key=True),
+    Column("num_rows", BigInteger, nullable=False),
+    Column("squared_error", Double, nullable=False),
+    Column("squared_norm", Double, nullable=False),
+    Column("max_error", Double, nullable=False),
+)
+
+# What the catalog named and names no more, until its files are deleted.
+retired = Table(
+    "retired",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("digest", String(32), primary_key=True),
+    Column("view", String(32), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("retired_at", Double, nullable=False),
+)
+
+uses = Table(
+    "uses",
+    metadata,
+    Column("view", String(32), primary_key=True),
+    Column("version", String(32), primary_key=True),
+    Column("used_at", Double, nullable=False),
+)
+
 
 def _m001_first_tables(connection: Connection) -> None:
     metadata.create_all(
@@ -122,9 +151,14 @@ def _m002_modules_of_every_kind(connection: Connection) -> None:
     metadata.create_all(connection, tables=[module_pins, view_details])
 
 
+def _m003_maintenance(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[view_errors, retired, uses])
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _m001_first_tables,
     _m002_modules_of_every_kind,
+    _m003_maintenance,
 )
 """Migration i takes a catalog from version i to i + 1. Never edited, only appended to."""
 

@@ -18,8 +18,9 @@ from embedcache.store.adopt import adopt_shards
 from embedcache.store.catalog import Catalog
 from embedcache.store.dataset import Dataset, load_dataset
 from embedcache.store.layout import StoreLayout
-from embedcache.store.reader import FeatureRefs, ViewReader
+from embedcache.store.reader import ViewReader
 from embedcache.store.records import DatasetRecord, ShardRecord, ViewRecord
+from embedcache.store.refs import FeatureRefs
 from embedcache.store.writer import ShardWriter, WriterLimits
 from embedcache.view import FeatureView
 
@@ -81,8 +82,16 @@ class FeatureStore:
             view = self.catalog.find_view(view)
         known = view.view if isinstance(view, ViewRecord) else view
         fingerprint = known.fingerprint
-        reader = self._readers.setdefault(fingerprint, ViewReader(self.layout, known))
-        reader.refresh([record.digest for record in self.catalog.shards(fingerprint)])
+        catalog = self.catalog
+
+        def live_shards() -> list[str]:
+            return [record.digest for record in catalog.shards(fingerprint)]
+
+        reader = self._readers.get(fingerprint)
+        if reader is None:
+            made = ViewReader(self.layout, known, live_shards=live_shards)
+            reader = self._readers.setdefault(fingerprint, made)
+        reader.refresh(live_shards())
         return reader
 
     def writer(self, view: FeatureView, *, limits: WriterLimits | None = None) -> ShardWriter:
@@ -113,8 +122,8 @@ class FeatureStore:
             texts: n texts, in any order, with repetitions or not.
 
         Returns:
-            n matrices of shape (num_tokens, dim) of the view's storage dtype, in the order
-            of the texts. The arrays are the caller's.
+            n matrices of shape (num_tokens, dim) in the order of the texts: float16 or float32
+            as they are stored, bfloat16 and int8 as float32. The arrays are the caller's.
 
         Raises:
             KeyNotFoundError: if a text has no features; the message names the first one.

@@ -321,6 +321,30 @@ def test_check_of_a_view_keeps_the_worst_and_sums_the_texts(catalog: Catalog, pa
     assert found == ViewRecord(VIEW.fingerprint, VIEW, "n", "", 11, 0.004)
 
 
+def test_reconstruction_of_a_view_sums_up_and_keeps_the_worst(catalog: Catalog) -> None:
+    catalog.add_view(VIEW, "m")
+    (untouched,) = catalog.views()
+    assert (untouched.rms_error, untouched.max_error) == (None, None)
+    for error, norm, worst in ((1.0, 10.0, 0.25), (3.0, 30.0, 0.5), (5.0, 60.0, 0.125)):
+        catalog.add_reconstruction(
+            VIEW.fingerprint, rows=7, squared_error=error, squared_norm=norm, max_error=worst
+        )
+    (found,) = catalog.views()
+    assert found.rms_error == pytest.approx((9 / 100) ** 0.5)
+    assert found.max_error == 0.5
+    catalog.add_view(VIEW, "n")
+    assert catalog.find_view(VIEW.fingerprint).max_error == 0.5
+
+
+def test_reconstruction_of_zeros_is_exact(catalog: Catalog) -> None:
+    catalog.add_view(VIEW, "m")
+    catalog.add_reconstruction(
+        VIEW.fingerprint, rows=7, squared_error=0.0, squared_norm=0.0, max_error=0.0
+    )
+    (found,) = catalog.views()
+    assert (found.rms_error, found.max_error) == (0.0, 0.0)
+
+
 def test_pin_holds_until_another_is_made_or_it_is_taken_away(catalog: Catalog, path: Path) -> None:
     assert catalog.module_pin("m") is None
     catalog.pin_module("m", "a" * 32)

@@ -15,13 +15,16 @@ import h5py
 import numpy as np
 import pytest
 
-from embedcache.errors import StoreError, StoreVersionError
+from embedcache.errors import StoreError, StoreLockedError, StoreVersionError
 from embedcache.keys import keys_of_texts
+from embedcache.store import maintain
 from embedcache.store.adopt import file_digest
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.format import FORMAT_VERSION
+from embedcache.store.format import FORMAT_VERSION, attributes_checksum, content_digest
+from embedcache.store.locking import maintenance_lock
 from embedcache.store.maintain import VerifyReport, verify_store
 from embedcache.store.records import DatasetRecord
+from embedcache.store.retired import sweep
 from embedcache.store.store import FeatureStore, open_store
 
 SHARDS = (["a", "b"], ["c"], ["d", "e", "f"])
@@ -73,6 +76,7 @@ def test_clean_store_is_clean_and_left_as_it_is(
     assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
     assert report.to_record() == {
         "shards": 3, "rows": 6, "corrupt": [], "orphans": [], "missing": [], "fixed": False,
+        "retired": 0, "duplicates": 0,
     }  # fmt: skip
 
 
@@ -278,6 +282,69 @@ def test_shard_of_a_newer_embedcache_is_left_alone(
         verify_store(store, fix=True)
     assert newer.exists()
     assert store.catalog.shards() == before
+
+
+def test_newer_shard_that_is_named_by_its_content_is_left_alone(
+    store: FeatureStore, paths: list[Path]
+) -> None:
+    """Its attributes have the first checksum, and all checksums make its name."""
+    with h5py.File(paths[0], "r+") as file:
+        file.attrs["version"] = FORMAT_VERSION + 1
+        attributes = {
+            name: value.decode() if isinstance(value, bytes) else int(value)
+            for name, value in file.attrs.items()
+        }
+        file["checksums"][0] = attributes_checksum(attributes)
+        digest = content_digest(file["checksums"][()])
+    newer = paths[0].rename(paths[0].with_name(f"{digest}.h5"))
+    with pytest.raises(StoreVersionError, match="upgrade"):
+        verify_store(store, fix=True)
+    assert newer.exists()
+
+
+def test_shard_named_by_its_bytes_as_older_versions_do_is_whole_and_adopted(
+    store: FeatureStore, programs: ModuleType, paths: list[Path]
+) -> None:
+    renamed = paths[0].rename(paths[0].with_name(f"{file_digest(paths[0])}.h5"))
+    assert renamed.name != paths[0].name
+    store.catalog.remove_shard(paths[0].stem)
+    assert verify_store(store, fix=True).orphans == [str(renamed.relative_to(store.path))]
+    programs.assert_served(store, ["a", "b", "c", "d", "e", "f"])
+    assert _assert_clean(store).shards == 3
+    _flip(renamed)
+    assert len(verify_store(store).corrupt) == 1
+
+
+def test_whole_shard_under_another_ones_name_is_damage(
+    store: FeatureStore, paths: list[Path]
+) -> None:
+    paths[0].write_bytes(paths[2].read_bytes())
+    (line,) = verify_store(store).corrupt
+    assert "its content is not what its name is the digest of" in line
+
+
+def test_mending_beside_another_maintenance_is_refused_and_looking_is_not(
+    store: FeatureStore, paths: list[Path]
+) -> None:
+    with maintenance_lock(store.layout):
+        with pytest.raises(StoreLockedError):
+            verify_store(store, fix=True)
+        _assert_clean(store)
+
+
+def test_shard_that_is_retired_while_it_is_looked_for_is_not_missing(
+    store: FeatureStore, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = maintain.shard_fault
+
+    def retire_the_next(path: Path, digest: str) -> str | None:
+        store.catalog.retire_shards([paths[2].stem])
+        sweep(store.layout, store.catalog, grace_s=0)
+        return real(path, digest)
+
+    monkeypatch.setattr(maintain, "shard_fault", retire_the_next)
+    report = _assert_clean(store)
+    assert (report.shards, report.rows) == (2, 3)
 
 
 def test_flipped_version_number_is_damage_and_no_reason_to_upgrade(
