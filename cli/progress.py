@@ -31,6 +31,7 @@ class ProgressBar:
         default_s = _TERMINAL_INTERVAL_S if self._is_terminal else _PLAIN_INTERVAL_S
         self._interval_s = default_s if interval_s is None else interval_s
         self._started = self._shown = time.monotonic()
+        self._is_blocked = False
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -46,9 +47,14 @@ class ProgressBar:
             self._stream.flush()
 
     def show(self, progress: BuildProgress) -> None:
-        """Show this, unless something was shown a moment ago."""
+        """Show this, unless something was shown a moment ago.
+
+        That it begins to wait for other builders is always shown: nothing may come for long.
+        """
         now = time.monotonic()
-        if now - self._shown < self._interval_s:
+        begins_to_wait = progress.is_blocked and not self._is_blocked
+        self._is_blocked = progress.is_blocked
+        if now - self._shown < self._interval_s and not begins_to_wait:
             return
         self._shown = now
         line = progress_line(progress, seconds=now - self._started, bar=self._is_terminal)
@@ -58,11 +64,14 @@ class ProgressBar:
 
 def progress_line(progress: BuildProgress, *, seconds: float, bar: bool) -> str:
     """``[######……] 25 % · 12,000 texts · 800 new · 4,000 texts/s · 0:09 left``."""
-    rate = (progress.texts - progress.waiting) / max(seconds, 1e-9)
+    # What was read but waits to be computed, here or by another builder, is not done.
+    unfinished = progress.waiting + progress.elsewhere
+    rate = (progress.texts - unfinished) / max(seconds, 1e-9)
     parts = [f"{progress.texts:,} texts", f"{progress.misses:,} new", f"{rate:,.0f} texts/s"]
+    if progress.is_blocked:
+        parts.append(f"waiting for other builders, which are at {progress.elsewhere:,}")
     if progress.bytes_total:
-        # What was read but waits to be computed is not done.
-        finished = 1 - progress.waiting / max(1, progress.texts)
+        finished = 1 - unfinished / max(1, progress.texts)
         done = min(1.0, progress.bytes_read / progress.bytes_total) * finished
         filled = round(_BAR_WIDTH * done)
         drawn = "[" + "#" * filled + "." * (_BAR_WIDTH - filled) + "] " if bar else ""

@@ -4,7 +4,8 @@
 
 The corpus streams by; what is kept of it in memory is one buffer of missing texts and the
 open shard. A text whose key the store has, or that stood earlier in the corpus, costs one
-hash and one look-up. TensorFlow is imported at the first miss.
+hash and one look-up. TensorFlow is imported at the first miss. Several builders of one corpus
+share its work (`embedcache.misses`).
 """
 
 from __future__ import annotations
@@ -12,21 +13,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from embedcache.compute.batches import BATCH_TOKENS_DEFAULT
-from embedcache.compute.choosing import make_computer
-from embedcache.compute.fidelity import Fidelity
-from embedcache.compute.missing import ComputeCounts, Computer, MissingTexts
 from embedcache.corpus import CorpusOptions, CorpusReader, DocumentBatch, Source, sources_of
-from embedcache.errors import CorpusError, FidelityError, StoreError
-from embedcache.keys import KEY_BYTES, Keys, keys_of_utf8, utf8_of_text
+from embedcache.errors import CorpusError
+from embedcache.keys import keys_of_utf8, utf8_of_text
+from embedcache.misses import MissComputer
 from embedcache.modules.handles import DEFAULT_HANDLE
 from embedcache.modules.settings import ViewSettings
 from embedcache.pinning import PinnedModule, pin_module, pin_module_of_view
@@ -93,8 +89,9 @@ class BuildReport:
         module: The module's handle.
         texts: Documents in the corpus.
         unique: Distinct texts among them.
-        hits: Distinct texts that the store had before.
-        misses: Distinct texts that were computed.
+        hits: Distinct texts that were not computed here: the store had them before, or another
+            builder stored them meanwhile. ``hits + misses == unique``.
+        misses: Distinct texts that were computed here.
         tokens: Rows that were computed.
         truncated: Texts that were cut at the view's longest length, of those computed.
         windowed: Longer texts that were stitched from overlapping windows, of those computed.
@@ -102,8 +99,11 @@ class BuildReport:
         bytes: Their size.
         seconds: From start to end, loading the module included.
         texts_per_second: ``texts / seconds``.
-        fidelity: What computing texts again, alone, has shown of the view, in this build and
-            those before: ``{"texts", "max_difference"}``.
+        fidelity: What is known of the view's numbers, by this build and those before. By
+            computing texts again, alone: ``"texts"``, how many, and ``"max_difference"``. By
+            comparing rows with what was stored of them: ``"rms_error"``, the root of the
+            squared error over the squared norm, and ``"max_error"``, the largest error of a
+            number as a share of its row's largest; None if nothing was computed yet.
     """
 
     dataset: str
@@ -134,10 +134,12 @@ class BuildProgress:
 
     Attributes:
         texts: Documents read.
-        misses: Distinct texts that the store lacked.
+        misses: Distinct texts that the store lacked, and that this builder computes.
         waiting: Those of them that are yet to be computed.
         bytes_read: Of the corpus's files, as they lie on disk.
         bytes_total: Of them all; None if one is standard input.
+        elsewhere: Distinct texts that other builders are computing.
+        is_blocked: Whether nothing is left to do here but to wait for those.
     """
 
     texts: int
@@ -145,6 +147,8 @@ class BuildProgress:
     waiting: int
     bytes_read: int
     bytes_total: int | None
+    elsewhere: int = 0
+    is_blocked: bool = False
 
 
 ProgressCallback = Callable[[BuildProgress], None]
@@ -160,6 +164,9 @@ def build(
     on_progress: ProgressCallback = lambda _progress: None,
 ) -> BuildReport:
     """Compute what the store lacks of a corpus, and register the corpus as a dataset.
+
+    Several of these, in any processes of one machine, share the work: what another one is
+    computing is waited for at the end, not computed again.
 
     Args:
         store: An open store.
@@ -187,13 +194,26 @@ def build(
     def show() -> None:
         on_progress(
             BuildProgress(
-                len(documents), misses.num_texts, misses.num_waiting, reader.bytes_read, bytes_total
+                len(documents),
+                misses.num_texts,
+                misses.num_waiting,
+                reader.bytes_read,
+                bytes_total,
+                elsewhere=misses.num_elsewhere,
+                is_blocked=misses.is_waiting,
             )
         )
 
     with (
         DatasetWriter(store.layout.tmp) as documents,
-        MissComputer(store, pinned, view, options=options, on_part=show) as misses,
+        MissComputer(
+            store,
+            pinned,
+            view,
+            limits=options.limits,
+            batch_tokens=options.batch_tokens,
+            on_part=show,
+        ) as misses,
     ):
         for batch in reader:
             keys = keys_of_utf8(batch.texts)
@@ -243,7 +263,12 @@ def _report(
         bytes=sum(misses.published_bytes),
         seconds=round(seconds, 3),
         texts_per_second=round(record.num_documents / max(seconds, 1e-9), 1),
-        fidelity={"texts": view.checked_texts, "max_difference": view.max_difference},
+        fidelity={
+            "texts": view.checked_texts,
+            "max_difference": view.max_difference,
+            "rms_error": view.rms_error,
+            "max_error": view.max_error,
+        },
     )
 
 
@@ -307,135 +332,3 @@ def checked_dataset_name(name: str) -> str:
             " without @"
         )
     return name
-
-
-class MissComputer:
-    """Finds the texts that the store lacks and computes them; a context manager.
-
-    Leaving it by an error that is not the store's own, Ctrl-C among them, keeps what was
-    computed by then; but nothing of a module that a check has shown to be unfit.
-    """
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        pinned: PinnedModule,
-        view: FeatureView,
-        *,
-        options: BuildOptions | None = None,
-        on_part: Callable[[], None] = lambda: None,
-    ) -> None:
-        options = options or BuildOptions()
-        self._pinned = pinned
-        self._view = view
-        self._catalog = store.catalog
-        self._reader = store.reader(view)
-        self._writer = store.writer(view, limits=options.limits)
-        self._batch_tokens = options.batch_tokens
-        self._on_part = on_part
-        self._computer: Computer | None = None
-        self._buffer: dict[bytes, tuple[bytes, str, int]] = {}
-        self._num_bytes = 0
-        self.num_texts = 0
-
-    def __enter__(self) -> MissComputer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None and not issubclass(kind, StoreError | FidelityError):
-            self._writer.flush()
-        self._reader.save_index()
-
-    @property
-    def counts(self) -> ComputeCounts:
-        """What was computed."""
-        return ComputeCounts() if self._computer is None else self._computer.counts
-
-    @property
-    def num_waiting(self) -> int:
-        """Texts that are yet to be computed."""
-        return self.num_texts - self.counts.texts
-
-    @property
-    def published_bytes(self) -> list[int]:
-        """Size of each shard written."""
-        return [record.num_bytes for record in self._writer.published]
-
-    def add(self, keys: Keys, batch: DocumentBatch) -> None:
-        """Take documents; compute those that are missing once there are enough."""
-        pending = self._writer.pending
-        missing = np.flatnonzero(~self._reader.contains(keys))
-        for position, key in zip(missing.tolist(), map(bytes, keys[missing]), strict=True):
-            if key not in self._buffer and key not in pending:
-                text = batch.texts[position]
-                self._buffer[key] = (text, batch.source.path, batch.lines[position])
-                self._num_bytes += len(text)
-                self.num_texts += 1
-        if self._buffer:
-            computer = self._open_computer()
-            full = len(self._buffer) >= computer.buffer_texts
-            if full or self._num_bytes >= computer.buffer_bytes:
-                self._compute_buffer(computer)
-
-    def finish(self) -> None:
-        """Compute what is left and close the open shard; all is acknowledged after."""
-        if self._buffer:
-            self._compute_buffer(self._open_computer())
-        self._writer.flush()
-        if self._computer is not None:
-            found = self._computer.fidelity.report
-            self._catalog.add_check(
-                self._view.fingerprint, texts=found.texts, max_difference=found.max_difference
-            )
-
-    def _open_computer(self) -> Computer:
-        """The computer, whose module is loaded at the first text that is missing."""
-        if self._computer is None:
-            self._computer = make_computer(
-                self._pinned.load_encoder(self._view),
-                self._writer,
-                self._view,
-                fidelity=Fidelity(self._pinned.handle, self._view.dtype),
-                batch_tokens=self._batch_tokens,
-                on_batch=self._on_part,
-            )
-        return self._computer
-
-    def _compute_buffer(self, computer: Computer) -> None:
-        for part in _parts(self._buffer, computer.buffer_texts, computer.buffer_bytes):
-            computer.compute(part)
-            self._on_part()
-        self._buffer = {}
-        self._num_bytes = 0
-
-
-def _parts(
-    buffer: Mapping[bytes, tuple[bytes, str, int]], max_texts: int, max_bytes: int
-) -> Iterator[MissingTexts]:
-    """A buffer in pieces of at most so many texts and about so many bytes."""
-    keys: list[bytes] = []
-    num_bytes = 0
-    for key, (text, _, _) in buffer.items():
-        keys.append(key)
-        num_bytes += len(text)
-        if len(keys) >= max_texts or num_bytes >= max_bytes:
-            yield _missing_texts(keys, buffer)
-            keys, num_bytes = [], 0
-    if keys:
-        yield _missing_texts(keys, buffer)
-
-
-def _missing_texts(
-    keys: list[bytes], buffer: Mapping[bytes, tuple[bytes, str, int]]
-) -> MissingTexts:
-    entries = [buffer[key] for key in keys]
-    return MissingTexts(
-        np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES),
-        [text for text, _, _ in entries],
-        lambda position: f"{entries[position][1]}:{entries[position][2]}",
-    )

@@ -26,8 +26,10 @@ def _progress(
     waiting: int = 0,
     bytes_read: int = 25,
     total: int | None = 100,
+    elsewhere: int = 0,
+    is_blocked: bool = False,
 ) -> BuildProgress:
-    return BuildProgress(texts, misses, waiting, bytes_read, total)
+    return BuildProgress(texts, misses, waiting, bytes_read, total, elsewhere, is_blocked)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,12 @@ def _progress(
         # Read, but waiting for the module: not done.
         (_progress(waiting=6000, bytes_read=50), 3.0,
          " 25 % · 12,000 texts · 800 new · 2,000 texts/s · 0:09 left"),
+        # The same of what another builder is computing.
+        (_progress(waiting=2000, elsewhere=4000, bytes_read=50), 3.0,
+         " 25 % · 12,000 texts · 800 new · 2,000 texts/s · 0:09 left"),
+        (_progress(elsewhere=6000, bytes_read=100, is_blocked=True), 3.0,
+         " 50 % · 12,000 texts · 800 new · 2,000 texts/s · waiting for other builders, which are"
+         " at 6,000 · 0:03 left"),
         (_progress(bytes_read=1), 60.0,
          "  1 % · 12,000 texts · 800 new · 200 texts/s · 1:39:00 left"),
     ],
@@ -89,6 +97,14 @@ def test_nothing_is_shown_twice_in_one_interval() -> None:
         for _ in range(10):
             bar.show(_progress())
     assert stream.getvalue() == ""
+
+
+def test_beginning_to_wait_for_other_builders_is_always_shown() -> None:
+    stream = io.StringIO()
+    with ProgressBar(stream, interval_s=3600.0) as bar:
+        for is_blocked in (False, True, True, False, True):
+            bar.show(_progress(elsewhere=7, is_blocked=is_blocked))
+    assert stream.getvalue().count("waiting for other builders, which are at 7") == 2
 
 
 class Terminal:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,22 @@ def test_embed_computes_and_keeps_what_is_missing(
         embedcache.embed(store, "ffff", ["one"])
 
 
+def test_same_texts_embedded_by_two_threads_are_stored_once(
+    store: FeatureStore, tmp_path: Path, module: str
+) -> None:
+    view = embedcache.build(store, _write(tmp_path / "a.txt", "one"), module=module).view
+    texts = [f"text {number}" for number in range(500)]
+
+    def embed(_number: int) -> np.ndarray:
+        with embedcache.open_store(store.path) as own:
+            return embedcache.embed(own, view, texts).values
+
+    with ThreadPoolExecutor(2) as threads:
+        values = list(threads.map(embed, range(2)))
+    np.testing.assert_array_equal(*values)
+    assert sum(shard.num_texts for shard in store.catalog.shards(view)) == 1 + len(texts)
+
+
 def test_embed_refuses_a_module_that_has_changed(
     store: FeatureStore, tmp_path: Path, make_module: MakeModule
 ) -> None:
@@ -320,6 +337,33 @@ def test_build_of_hits_loads_neither_tensorflow_nor_keras(tmp_path: Path, module
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        ("float32", 0.0, 0.0),
+        ("float16", 0.0, 2**-11),
+        ("bfloat16", 1e-4, 2**-8),
+        ("int8", 1e-4, 0.004),
+    ],
+)
+def test_cost_of_storing_is_measured_and_kept_with_the_view(
+    tmp_path: Path, module: str, dtype: str, low: float, high: float
+) -> None:
+    corpus = _write(tmp_path / "a.txt", *[f"text {number}" for number in range(500)])
+    options = BuildOptions(dtype=dtype)
+    with embedcache.open_store(tmp_path / "store") as store:
+        report = embedcache.build(store, corpus, module=module, options=options)
+        assert low <= report.fidelity["max_error"] <= high
+        assert low / 10 <= report.fidelity["rms_error"] <= high
+        again = embedcache.build(store, corpus, module=module, options=options)
+        assert (again.misses, again.fidelity) == (0, report.fidelity)
+        record = store.catalog.find_view(report.view)
+        assert (record.rms_error, record.max_error) == (
+            report.fidelity["rms_error"],
+            report.fidelity["max_error"],
+        )
+
+
 _SLOW_BUILD = """
 import sys, time, embedcache
 from embedcache.precompute import BuildOptions
@@ -336,7 +380,7 @@ embedcache.build(store, sys.argv[2], module=sys.argv[3], options=options, on_pro
 
 
 @pytest.mark.parametrize("num_batches", [4, 9])
-def test_kill_in_the_middle_of_a_build_loses_at_most_the_open_shard(
+def test_kill_in_the_middle_of_a_build_loses_at_most_two_shards(
     tmp_path: Path, module: str, num_batches: int
 ) -> None:
     corpus = _write(tmp_path / "a.txt", *[f"text {number}" for number in range(60_000)])
@@ -351,7 +395,8 @@ def test_kill_in_the_middle_of_a_build_loses_at_most_the_open_shard(
     with embedcache.open_store(tmp_path / "store") as store:
         assert store.catalog.datasets() == []
         report = embedcache.build(store, corpus, module=module)
-        assert report.hits >= read - 2 * 4096
+        # The open one, the one that is being written, and a buffer of texts.
+        assert report.hits >= read - 3 * 4096
         assert report.hits + report.misses == 60_000
         verified = verify_store(store)
         assert verified.is_well
