@@ -14,42 +14,20 @@ from cli.common import (
     print_json,
     store_path,
 )
+from cli.view_options import VIEW_SETTINGS, shown_value, view_options
 
 if TYPE_CHECKING:
+    from embedcache.explain import BuildHint
     from embedcache.plan import BuildPlan
     from embedcache.precompute import BuildOptions, BuildReport
 
-_BUILD_SETTINGS = (
-    "preprocess",
-    "granularity",
-    "layer",
-    "keep_special_tokens",
-    "context_words",
-    "max_tokens",
-    "overflow",
-    "dtype",
-    "batch_tokens",
-)
+_BUILD_SETTINGS = ("preprocess", *VIEW_SETTINGS, "batch_tokens")
 _FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
 
 
 @click.command("build")
 @click.argument("corpus", nargs=-1, required=True, metavar="[SPLIT=]PATH...")
-@click.option("--module", default="builtin:en-words-128", show_default=True, metavar="HANDLE",
-              help="A SavedModel's folder or .tar.gz, a TF Hub or Kaggle URL, or builtin:NAME."
-              )  # fmt: skip
-@click.option("--preprocess", metavar="HANDLE", help="The preprocessor of an encoder of word"
-              " pieces.  [default: the one known for it]")  # fmt: skip
-@click.option("--granularity", type=click.Choice(["token", "sentence", "window"]),
-              help="What a row stands for, where the module gives a vector a text."
-              "  [default: by module]")  # fmt: skip
-@click.option("--layer", metavar="L[,L...]|mean|all", help="Layers that make a row: a number, a"
-              " name, several side by side, their mean, or all kept apart for the trainer to mix."
-              "  [default: the module's output]")  # fmt: skip
-@click.option("--keep-special-tokens", is_flag=True,
-              help="Keep the rows of special tokens such as [CLS].")  # fmt: skip
-@click.option("--context-words", type=click.IntRange(0), metavar="N",
-              help="With --granularity window: words on either side.  [default: 2]")  # fmt: skip
+@view_options
 @click.option("--dataset", metavar="NAME", help="Name to register the corpus under.  [default: the"
               " first file's name up to its first dot]")  # fmt: skip
 @click.option("--format", "file_format", type=click.Choice(_FORMATS),
@@ -63,15 +41,11 @@ _FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
               show_default=True, help="What to do with bytes that are not UTF-8.")  # fmt: skip
 @click.option("--max-text-bytes", type=click.IntRange(1, (1 << 31) - 1), default=1 << 20,
               show_default=True, help="Longest line or text that is read.")  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True,
-              help="Rows kept of a text at most.")  # fmt: skip
-@click.option("--overflow", type=click.Choice(["truncate", "error", "window"]),
-              default="truncate", show_default=True, help="What to do with a longer text: cut it,"
-              " stop, or stitch overlapping windows of so many tokens.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16",
-              show_default=True, help="Numbers in the store.")  # fmt: skip
 @click.option("--encoding", type=click.Choice(["auto", "dense", "dictionary"]), default="auto",
               show_default=True, help="Rows spelled out, or each distinct one once.")  # fmt: skip
+@click.option("--compress", type=click.Choice(["none", "zstd"]), default="none",
+              show_default=True, help="Smaller shards for archives, which are slower to read."
+              )  # fmt: skip
 @click.option("--batch-tokens", type=click.IntRange(1), default=4096, show_default=True,
               help="Tokens that a contextual module gets at once; halved when memory runs out."
               )  # fmt: skip
@@ -99,13 +73,20 @@ def command(
         print_json(plan.to_record()) if as_json else _print_plan(plan)
         return
     from cli.progress import ProgressBar
+    from embedcache.explain import hint_of_build
     from embedcache.precompute import build
 
     with open_user_store(context, create=True) as store, ProgressBar() as bar:
         report = build(
             store, sources, module=module, dataset=dataset, options=options, on_progress=bar.show
         )
-    print_json(report.to_record()) if as_json else _print_report(report)
+        hint = hint_of_build(store, report.view, num_shards=report.shards)
+    if as_json:
+        print_json(report.to_record() | {"hint": hint.to_record() if hint else None})
+        return
+    _print_report(report)
+    if hint:
+        click.echo(_hint_line(hint), err=True)
 
 
 def _options(settings: dict[str, Any]) -> BuildOptions:
@@ -115,7 +96,7 @@ def _options(settings: dict[str, Any]) -> BuildOptions:
 
     return BuildOptions(
         **{name: settings[name] for name in _BUILD_SETTINGS},
-        limits=WriterLimits(encoding=settings["encoding"]),
+        limits=WriterLimits(encoding=settings["encoding"], compression=settings["compress"]),
         corpus=CorpusOptions(
             format=settings["file_format"],
             text_field=settings["text_field"],
@@ -146,9 +127,32 @@ def _print_report(report: BuildReport) -> None:
             f"checked alone against the module: {plural(report.fidelity['texts'], 'text')}, largest"
             f" difference {report.fidelity['max_difference']:.2g}"
         )
+    if report.misses and report.fidelity["rms_error"]:
+        click.echo(
+            f"storing changed the numbers by {report.fidelity['rms_error']:.2g} of their size, one"
+            f" by up to {report.fidelity['max_error']:.2g} of the largest in its row"
+        )
     click.echo(f"{report.seconds:.2f} s, {report.texts_per_second:,.0f} texts/s")
     click.echo(
         f"dataset {report.dataset}@{report.version[:12]}, view {report.view[:12]} ({report.module})"
+    )
+
+
+def _hint_line(hint: BuildHint) -> str:
+    """What other view has these texts, and the options under which they would have hit."""
+    about = "about " if hint.is_estimate else ""
+    other = hint.view
+    changed = {difference.field for difference in other.differences}
+    kin = "handle with other files" if "module_digest" in changed else "module"
+    differing = "; ".join(
+        f"{difference.field} {shown_value(difference.stored)}, now {shown_value(difference.asked)}"
+        for difference in other.differences
+        if not difference.follows
+    )
+    remedy = f" ({other.options} would have hit)" if other.options else ""
+    return (
+        f"hint: {about}{hint.texts:,} of the {plural(hint.computed, 'new text')} are stored under"
+        f" view {other.view[:12]} of the same {kin}; differs: {differing}{remedy}"
     )
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedcache.errors import EmbedCacheError
+    from embedcache.exchange.exporting import ExportReport, export_dataset
+    from embedcache.exchange.importing import ImportReport, import_features
+    from embedcache.explain import Explanation, explain_text
     from embedcache.precompute import BuildReport, build, embed
     from embedcache.ragged import RaggedArray
     from embedcache.store.store import FeatureStore, open_store
@@ -23,12 +26,18 @@ _HOMES = {
     "Batch": "embedcache.stream.stream",
     "BuildReport": "embedcache.precompute",
     "EmbedCacheError": "embedcache.errors",
+    "Explanation": "embedcache.explain",
+    "ExportReport": "embedcache.exchange.exporting",
     "FeatureStore": "embedcache.store.store",
     "FeatureStream": "embedcache.stream.stream",
     "FeatureView": "embedcache.view",
+    "ImportReport": "embedcache.exchange.importing",
     "RaggedArray": "embedcache.ragged",
     "build": "embedcache.precompute",
     "embed": "embedcache.precompute",
+    "explain_text": "embedcache.explain",
+    "export_dataset": "embedcache.exchange.exporting",
+    "import_features": "embedcache.exchange.importing",
     "open_store": "embedcache.store.store",
 }
 
@@ -36,12 +45,18 @@ __all__ = [
     "Batch",
     "BuildReport",
     "EmbedCacheError",
+    "Explanation",
+    "ExportReport",
     "FeatureStore",
     "FeatureStream",
     "FeatureView",
+    "ImportReport",
     "RaggedArray",
     "build",
     "embed",
+    "explain_text",
+    "export_dataset",
+    "import_features",
     "open_store",
 ]
 

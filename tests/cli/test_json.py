@@ -20,6 +20,7 @@ BUILD = {
     "dataset": str, "version": str, "view": str, "module": str, "texts": int, "unique": int,
     "hits": int, "misses": int, "tokens": int, "truncated": int, "windowed": int,
     "shards": int, "bytes": int, "seconds": float, "texts_per_second": float, "fidelity": dict,
+    "hint": type(None),
 }  # fmt: skip
 PLAN = {
     "store": str, "view": str, "module": str, "texts": int, "unique": int, "hits": int,
@@ -40,7 +41,7 @@ FIELDS = {
     "output": str, "granularity": str, "tokenizer": str, "max_tokens": int, "overflow": str,
     "dtype": str, "dim": int, "preprocess": str, "preprocess_digest": str,
     "keep_special_tokens": bool, "num_layers": int, "context_words": int, "overlap_tokens": int,
-    "checked_texts": int, "max_difference": float,
+    "checked_texts": int, "max_difference": float, "rms_error": float, "max_error": float,
 }  # fmt: skip
 
 
@@ -173,6 +174,7 @@ def test_stats_counts_what_the_store_holds(ec: CommandLine, built: Built) -> Non
 def test_verify_lists_what_is_wrong(ec: CommandLine, built: Built) -> None:
     assert ec.json(built.store, "verify") == {
         "shards": 1, "rows": 120, "corrupt": [], "orphans": [], "missing": [], "fixed": False,
+        "retired": 0, "duplicates": 0,
     }  # fmt: skip
 
 
