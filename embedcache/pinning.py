@@ -12,7 +12,14 @@ from pathlib import Path
 from embedcache.encoder import SequenceEncoder, TokenEncoder
 from embedcache.errors import ModuleChangedError, ModuleError, UnknownNameError
 from embedcache.modules.facts import PREPROCESSED_ENCODER, PREPROCESSOR, ModuleFacts
-from embedcache.modules.handles import files_digest, files_stamp, is_folder, resolve_handle
+from embedcache.modules.handles import (
+    IMPORTED_PREFIX,
+    IMPORTED_SIGNATURE,
+    files_digest,
+    files_stamp,
+    is_folder,
+    resolve_handle,
+)
 from embedcache.modules.known import known_preprocess
 from embedcache.modules.loading import ModuleFiles
 from embedcache.modules.loading import load_encoder as load_module_encoder
@@ -181,9 +188,17 @@ def pin_module_of_view(catalog: Catalog, record: ViewRecord) -> PinnedModule:
 
     Raises:
         ModuleChangedError: if the files behind the view's handles are others now.
+        ModuleError: if its features were imported: no module is known then.
         UnknownNameError: if the handle is not known (the catalog was rebuilt from shards).
     """
     view, name = record.view, record.fingerprint[:12]
+    if view.signature == IMPORTED_SIGNATURE:
+        # Also where the name was lost with the catalog.
+        raise ModuleError(
+            f"view {name} ({record.handle or IMPORTED_PREFIX + '?'}): its features were imported,"
+            " and the module that made them is not known, so a text that was not imported cannot"
+            " be computed; bring it with `embedcache import`, or build a view with a module"
+        )
     if not record.handle:
         raise UnknownNameError(
             f"view {name}: its module's handle was lost with the catalog; run"

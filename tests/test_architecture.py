@@ -56,11 +56,21 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.store",
         "embedcache.view",
     },
+    "embedcache.misses": {
+        "embedcache.compute",
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.pinning",
+        "embedcache.store",
+        "embedcache.view",
+    },
     "embedcache.precompute": {
         "embedcache.compute",
         "embedcache.corpus",
         "embedcache.errors",
         "embedcache.keys",
+        "embedcache.misses",
         "embedcache.modules",
         "embedcache.pinning",
         "embedcache.ragged",
@@ -76,6 +86,14 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.store",
         "embedcache.view",
     },
+    "embedcache.explain": {
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.modules",
+        "embedcache.pinning",
+        "embedcache.store",
+        "embedcache.view",
+    },
     "embedcache.module_report": {
         "embedcache.encoder",
         "embedcache.errors",
@@ -83,6 +101,30 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.pinning",
         "embedcache.store",
         "embedcache.view",
+    },
+    "embedcache.exchange": {
+        "embedcache",
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.modules",
+        "embedcache.precompute",
+        "embedcache.ragged",
+        "embedcache.store",
+        "embedcache.stream",
+        "embedcache.view",
+    },
+    # A room of its own: of all that exchanges, TensorFlow is for this file alone.
+    "embedcache.exchange.tfrecord": {
+        "embedcache.errors",
+        "embedcache.exchange",
+        "embedcache.quiet",
+    },
+    "embedcache.exchange.exporting": {
+        "embedcache.errors",
+        "embedcache.exchange",
+        "embedcache.exchange.tfrecord",
+        "embedcache.store",
     },
     "embedcache.shelf": {
         "embedcache.errors",
@@ -104,6 +146,9 @@ ARROWS: dict[str, set[str]] = {
         "embedcache",
         "embedcache.corpus",
         "embedcache.errors",
+        "embedcache.exchange",
+        "embedcache.exchange.exporting",
+        "embedcache.explain",
         "embedcache.keys",
         "embedcache.module_report",
         "embedcache.modules",
@@ -116,10 +161,12 @@ ARROWS: dict[str, set[str]] = {
 
 # Heavy or foreign package → the only rooms that may import it.
 OWNERS: dict[str, set[str]] = {
-    "tensorflow": {"embedcache.modules"},
+    "tensorflow": {"embedcache.modules", "embedcache.exchange.tfrecord"},
     "tensorflow_hub": {"embedcache.modules"},
     "keras": {"cnn"},
-    "h5py": {"embedcache.store"},
+    "h5py": {"embedcache.store", "embedcache.exchange"},
+    "pyarrow": {"embedcache.exchange"},
+    "datasets": {"embedcache.exchange"},
     "sqlalchemy": {"embedcache.store"},
     "click": {"cli"},
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from embedcache.errors import ModuleError
 from embedcache.modules.builtin import builtin_path
 from embedcache.modules.cache import ModuleCache, default_cache_path
 from embedcache.modules.digests import check_saved_model, files_digest, files_stamp, module_files
@@ -16,6 +17,8 @@ from embedcache.modules.parsing import DEFAULT_HANDLE, Handle, parse_handle
 
 __all__ = [
     "DEFAULT_HANDLE",
+    "IMPORTED_PREFIX",
+    "IMPORTED_SIGNATURE",
     "Handle",
     "files_digest",
     "files_stamp",
@@ -24,6 +27,11 @@ __all__ = [
     "parse_handle",
     "resolve_handle",
 ]
+
+IMPORTED_PREFIX = "imported:"
+"""What stands before the name of features that `embedcache import` took: no module is known."""
+IMPORTED_SIGNATURE = "imported"
+"""The signature of the views of such features."""
 
 
 def resolve_handle(handle: str, *, cache: ModuleCache | None = None) -> Path:
@@ -39,6 +47,11 @@ def resolve_handle(handle: str, *, cache: ModuleCache | None = None) -> Path:
     Raises:
         ModuleError: if there is no whole SavedModel, or it cannot be fetched.
     """
+    if handle.startswith(IMPORTED_PREFIX):
+        raise ModuleError(
+            f"{handle}: names features that were imported; the module that made them is not known,"
+            " so it cannot compute others: bring them with `embedcache import`, or name a module"
+        )
     parsed = parse_handle(handle)
     if parsed.kind in ("url", "archive"):
         return (cache or ModuleCache(default_cache_path())).fetch(handle).path
