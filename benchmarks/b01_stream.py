@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,16 @@ from benchmarks.feature_peers import Corpus, PaddedBatch, Peer, TfRecord, digest
 from benchmarks.measure import Contender, Role, Series, WrongAnswerError, measure, ratio
 from benchmarks.report import Report, Target, best_peer, named
 from benchmarks.scale import Scale
+from benchmarks.stream_variants import (
+    NUM_SHARDS,
+    NUM_THREADS,
+    FirstEpoch,
+    checksum_table,
+    checksum_targets,
+    measure_checksums,
+    run_threads,
+    split_store,
+)
 from embedcache import FeatureStore, FeatureStream
 from embedcache.precompute import BuildOptions
 from embedcache.store.writer import WriterLimits
@@ -44,22 +55,32 @@ def run(scale: Scale, work: Path) -> Report:
         for peer in peers:
             stack.callback(peer.close)
         contenders = _contenders(streams, peers, corpus)
+        contenders += _variants(stack, stores, streams, work)
         series = measure(contenders, rounds=scale.rounds, min_seconds=scale.min_seconds)
+        costs = [
+            measure_checksums(store, "b1", encoding, rounds=scale.rounds)
+            for encoding, store in stores.items()
+        ]
     return Report(
         number="B1",
         title="shuffled ragged features → padded float16 batches",
         unit="texts/s",
         cache="warm, all files are in the page cache",
         binds="copying rows: the limit is one pass of NumPy's `take` into one reused batch"
-        " buffer, padding included",
+        " buffer, padding included; it takes no keys, checks nothing and writes over the batch"
+        " that it handed out before",
         series=series,
-        targets=_targets(series),
+        targets=[*_targets(series), *checksum_targets(costs)],
+        tables=[checksum_table(costs)],
         notes=[
             f"{what}, `builtin:en-words-128`, 128 dimensions, batches of {BATCH_SIZE}, another"
             " order each round. One thread, except for TFRecord, which has TensorFlow's.",
             "All but TFRecord take the same order and give the same batches, compared by"
             " digest. TFRecord shuffles through a buffer of all texts, so that its order is as"
             " good, and pads to the longest text, not on to a multiple of 8: fewer bytes.",
+            "First epoch: of a store and a stream just opened, which is not timed; every block is"
+            " compared with its checksum when it is first touched. Two threads: an epoch of the"
+            " same stream each, the texts of both together.",
         ],
         skipped=skipped,
     )
@@ -81,6 +102,38 @@ def _contenders(
         _contender("the same gather from RAM, dictionary", "limit", DictionaryGather(corpus)),
         _contender("the same gather from RAM, dense", "limit", DenseGather(corpus)),
     ]
+
+
+def _variants(
+    stack: ExitStack,
+    stores: Mapping[str, FeatureStore],
+    streams: Mapping[str, FeatureStream],
+    work: Path,
+) -> list[Contender]:
+    """FeatureStream otherwise than from one shard in one thread, checked before."""
+    found = []
+    for encoding, store in stores.items():
+        name = f"FeatureStream, {encoding}"
+        parts = split_store(stack, store, work / f"{encoding}-parts", "b1")
+        several = FeatureStream(parts, "b1", batch_size=BATCH_SIZE)
+        first = FirstEpoch(store.path, partial(FeatureStream, dataset="b1", batch_size=BATCH_SIZE))
+        stack.callback(first.close)
+        one = _contender(f"{name}, first epoch", "ours", partial(_first_batches, first))
+        found += [
+            _contender(f"{name}, {NUM_SHARDS} shards", "ours", partial(_stream_batches, several)),
+            Contender(
+                name=f"{name}, {NUM_THREADS} threads",
+                role="ours",
+                run=partial(run_threads, streams[encoding]),
+            ),
+            replace(one, before=first.before),
+        ]
+    return found
+
+
+def _first_batches(first: FirstEpoch, number: int) -> Iterator[PaddedBatch]:
+    for batch in first.batches(number):
+        yield batch.values, batch.lengths, batch.labels
 
 
 def _build_store(
@@ -186,4 +239,8 @@ def _targets(series: list[Series]) -> list[Target]:
         limit = named(series, f"the same gather from RAM, {encoding}")
         what = f"{encoding}: ≥ 90 % of the limit"
         targets.append(Target(what=what, value=ratio(ours, limit), wanted=0.9, unit="%"))
+        for variant in (f"{NUM_SHARDS} shards", f"{NUM_THREADS} threads", "first epoch"):
+            other = named(series, f"FeatureStream, {encoding}, {variant}")
+            what = f"{encoding}: {variant} ÷ one shard, one thread, later epoch"
+            targets.append(Target(what=what, value=ratio(other, ours)))
     return targets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ def sst2_sources(scale: Scale, folder: Path, num_texts: int) -> tuple[dict[str, 
     Returns:
         The files, and what they are, for the notes.
     """
-    files = _sst2_files()
+    files = sst2_files()
     if scale.use_real_data and files:
         return files, "SST-2, all three splits (9,613 texts, 20.9 tokens on average)"
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,15 +37,24 @@ def sst2_sources(scale: Scale, folder: Path, num_texts: int) -> tuple[dict[str, 
     return {"train": path}, f"{num_texts:,} generated texts of SST-2's length mix"
 
 
-def _sst2_files() -> dict[str, Path]:
+def trec_files() -> dict[str, Path]:
+    """TREC by split; empty where it is not beside the checkout."""
+    return _files("trec", ("train", "test"))
+
+
+def sst2_files() -> dict[str, Path]:
     """SST-2 by split; empty where it is not beside the checkout."""
-    files = {split: SHARED_DATA / f"sst2.{split}.tsv" for split in ("train", "dev", "test")}
+    return _files("sst2", ("train", "dev", "test"))
+
+
+def _files(name: str, splits: Sequence[str]) -> dict[str, Path]:
+    files = {split: SHARED_DATA / f"{name}.{split}.tsv" for split in splits}
     return files if all(path.exists() for path in files.values()) else {}
 
 
 def sst2_texts() -> list[bytes]:
     """The distinct texts of SST-2 in their order; none where it is not beside the checkout."""
-    files = _sst2_files()
+    files = sst2_files()
     if not files:
         return []
     reader = CorpusReader(sources_of(files), CorpusOptions())

@@ -20,7 +20,7 @@ from cli.compact import print_sweep
 from cli.sizes import grace_option, size
 
 if TYPE_CHECKING:
-    from embedcache.store.gc import GcPlan, GcReport
+    from embedcache.store.gc import GcPlan, GcReport, ViewGarbage
     from embedcache.store.store import FeatureStore
 
 
@@ -73,21 +73,7 @@ def _record(store: FeatureStore, plan: GcPlan, report: GcReport | None) -> dict[
         "dry_run": report is None,
         "bytes_before": plan.bytes_before,
         "bytes_after": plan.bytes_after,
-        "views": [
-            {
-                "fingerprint": view.record.fingerprint,
-                "module": view.record.handle,
-                "texts": view.texts,
-                "bytes": view.num_bytes,
-                "unused_texts": view.unused_texts,
-                "unused_bytes": view.unused_bytes,
-                "freed_bytes": view.freed_bytes,
-                "young_bytes": view.young_bytes,
-                "shards_retired": len(view.retire),
-                "shards_rewritten": len(view.rewrites),
-            }
-            for view in plan.views
-        ],
+        "views": [_view_record(view) for view in plan.views],
         "dropped": [
             {
                 "datasets": names.get(dropped.use.version, []),
@@ -105,6 +91,21 @@ def _record(store: FeatureStore, plan: GcPlan, report: GcReport | None) -> dict[
         "unregistered": [relative(path) for path in plan.references.unregistered],
         "retired": asdict(report.sweep if report else plan.sweep),
     }  # fmt: skip
+
+
+def _view_record(view: ViewGarbage) -> dict[str, Any]:
+    return {
+        "fingerprint": view.record.fingerprint,
+        "module": view.record.handle,
+        "texts": view.texts,
+        "bytes": view.num_bytes,
+        "unused_texts": view.unused_texts,
+        "unused_bytes": view.unused_bytes,
+        "freed_bytes": view.freed_bytes,
+        "young_bytes": view.young_bytes,
+        "shards_retired": len(view.retire),
+        "shards_rewritten": len(view.rewrites),
+    }
 
 
 def _print_plan(record: dict[str, Any], plan: GcPlan, report: GcReport | None) -> None:

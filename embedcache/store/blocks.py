@@ -200,8 +200,11 @@ class BlockRows:
             return held
 
 
-def require_zstd(path: Path) -> None:
+def require_zstd(what: str | Path) -> None:
     """Make HDF5 know Zstandard.
+
+    Args:
+        what: What is to be read or written, for the message.
 
     Raises:
         StoreError: if the package that brings it is not installed.
@@ -212,7 +215,7 @@ def require_zstd(path: Path) -> None:
         import_module("hdf5plugin")
     except ImportError:
         raise StoreError(
-            f"{path}: is compressed, and the package hdf5plugin is not installed; run"
+            f"{what}: needs the package hdf5plugin, which is not installed; run"
             " `pip install 'embedcache[zstd]'` and the same command again"
         ) from None
 

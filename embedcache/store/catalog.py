@@ -70,8 +70,8 @@ class Catalog(ViewTables, ShardTables, DatasetTables, ModuleTables):
             )
         if version == 0:
             raise StoreError(
-                f"{self._path}: the catalog is missing or empty; run the same `embedcache build`"
-                " again, which makes a new one from the shards"
+                f"{self._path}: the catalog is missing or empty; `embedcache repair` makes a new"
+                " one from what lies there, or run the same `embedcache build` again"
             )
 
     def _version(self) -> int:

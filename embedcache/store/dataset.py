@@ -128,6 +128,10 @@ class _Column:
         self.digest.update(raw)
         self.length += len(array)
 
+    def flush(self) -> None:
+        """Hand over to the system what waits in the file's buffer."""
+        self._file.flush()
+
     def close(self) -> None:
         """Write the header, now that the length is known, and force the file to the device."""
         self._file.seek(0)
@@ -214,6 +218,8 @@ class DatasetWriter:
         split_codes = self._codes_of_splits(splits, len(keys))
         with mapped_os_errors(self._folder):
             self._columns["keys"].add(keys)
+            # Before these keys are looked up: `gc` spares what it finds in here.
+            self._columns["keys"].flush()
             self._add_labels(labels, len(keys))
             self._columns["split_codes"].add(split_codes)
             if ids is not None:

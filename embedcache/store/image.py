@@ -26,8 +26,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from embedcache.errors import StoreError
 from embedcache.keys import Keys
+from embedcache.store.blocks import require_zstd
 from embedcache.store.format import (
     ALIGNMENT_BYTES,
     BLOCK_BYTES,
@@ -233,7 +233,7 @@ def _write_compressed(
     datasets: Mapping[str, Rows], attributes: Mapping[str, Any], write_at: WriteAt
 ) -> NDArray[np.uint64]:
     """Every large dataset in chunks, packed by HDF5's filter; the file lies in memory."""
-    require_zstd()
+    require_zstd("a compressed shard")
     image = io.BytesIO()
     found = [attributes_checksum(attributes)]
     # Chunks are found through a list: that of 1.8 has no checksum, the one of 1.10 has.
@@ -267,21 +267,6 @@ def _create_compressed(file: h5py.File, name: str, rows: Rows) -> h5py.Dataset:
         compression_opts=(_ZSTD_LEVEL,),
         rdcc_nbytes=2 * BLOCK_BYTES,
     )
-
-
-def require_zstd() -> None:
-    """Raise unless compressed shards can be written and read.
-
-    Raises:
-        StoreError: if `hdf5plugin` is not installed.
-    """
-    try:
-        import hdf5plugin  # noqa: F401 - registers the filter
-    except ImportError:
-        raise StoreError(
-            "a compressed shard needs the package hdf5plugin; run `pip install"
-            " 'embedcache[zstd]'` and the same command again"
-        ) from None
 
 
 @contextmanager

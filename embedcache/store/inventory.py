@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from embedcache.store.adopt import orphan_shards
 from embedcache.store.garbage import size_of
 from embedcache.store.layout import STORE_VERSION
 from embedcache.store.publish import mapped_os_errors
+from embedcache.store.records import ShardRecord
 from embedcache.store.store import FeatureStore
 
 
@@ -27,39 +27,39 @@ def store_inventory(store: FeatureStore) -> dict[str, Any]:
     Raises:
         StoreError: if the store cannot be read.
     """
-    layout, catalog = store.layout, store.catalog
-    shards, views = catalog.shards(), catalog.views()
-    versions = {record.version for record in catalog.datasets()}
-    used = {use.view for use in catalog.uses() if use.version in versions}
-    used |= {build.view for build in catalog.builds() if build.version in versions}
-    with mapped_os_errors(layout.root):
-        free_bytes = shutil.disk_usage(layout.root).free
+    shards = store.catalog.shards()
+    with mapped_os_errors(store.layout.root):
+        free_bytes = shutil.disk_usage(store.layout.root).free
     times = [record.created_at for record in shards]
     return {
         "path": str(store.path),
         "version": STORE_VERSION,
-        "catalog_version": catalog.version,
-        "views": len(views),
+        "catalog_version": store.catalog.version,
+        "views": len(store.catalog.views()),
         "shards": len(shards),
         "texts": sum(record.num_texts for record in shards),
-        **catalog.count(),
-        "bytes": {
-            "live": sum(record.num_bytes for record in shards),
-            "unreferenced": sum(record.num_bytes for record in shards if record.view not in used),
-            "retired": sum(record.num_bytes for record in catalog.retired()),
-            "orphans": _sizes(orphan_shards(layout, catalog)),
-            "index": size_of(layout.index),
-            "datasets": size_of(layout.datasets),
-            "runs": size_of(layout.runs),
-            "tmp": size_of(layout.tmp),
-            "quarantine": size_of(layout.quarantine),
-            "catalog": size_of(layout.catalog),
-        },
+        **store.catalog.count(),
+        "bytes": _bytes_by_kind(store, shards),
         "free_bytes": free_bytes,
         "oldest": min(times, default=None),
         "newest": max(times, default=None),
     }
 
 
-def _sizes(paths: Iterable[Path]) -> int:
-    return sum(map(size_of, paths))
+def _bytes_by_kind(store: FeatureStore, shards: Sequence[ShardRecord]) -> dict[str, int]:
+    layout, catalog = store.layout, store.catalog
+    versions = {record.version for record in catalog.datasets()}
+    used = {use.view for use in catalog.uses() if use.version in versions}
+    used |= {build.view for build in catalog.builds() if build.version in versions}
+    return {
+        "live": sum(record.num_bytes for record in shards),
+        "unreferenced": sum(record.num_bytes for record in shards if record.view not in used),
+        "retired": sum(record.num_bytes for record in catalog.retired()),
+        "orphans": sum(map(size_of, orphan_shards(layout, catalog))),
+        "index": size_of(layout.index),
+        "datasets": size_of(layout.datasets),
+        "runs": size_of(layout.runs),
+        "tmp": size_of(layout.tmp),
+        "quarantine": size_of(layout.quarantine),
+        "catalog": size_of(layout.catalog),
+    }

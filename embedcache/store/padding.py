@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ _MAX_TABLE_LENGTH = 128
 """Up to here a table of positions is kept for each length: 0.7 MB for all of them."""
 _PADDING = -(1 << 62)
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+
+
+PlainRows = tuple[NDArray[np.uint32] | None, NDArray[Any]]
+"""Of a dictionary shard the codes, (T,), and the dictionary, (V, dim); else None and the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,29 @@ class MappedRows:
             matrix[:length] = numbers[start : start + length]
             matrix[length:] = 0
         return True
+
+
+def copy_texts(
+    sources: Sequence[PlainRows],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    out: NDArray[Any],
+) -> None:
+    """The rows of n texts, each from a shard of its own, into a batch, zeros after them.
+
+    Args:
+        sources: Each text's shard.
+        starts: Position of each text's first token there, (n,).
+        lengths: Tokens of each, (n,), at most L.
+        out: Shape (n, L, dim), contiguous; overwritten.
+    """
+    places = zip(starts.tolist(), lengths.tolist(), strict=True)
+    for matrix, (codes, rows), (start, length) in zip(out, sources, places, strict=True):
+        matrix[length:] = 0
+        if codes is None:
+            matrix[:length] = rows[start : start + length]
+        else:
+            rows.take(codes[start : start + length], axis=0, out=matrix[:length], mode="clip")
 
 
 def widen_into(

@@ -23,7 +23,7 @@ from embedcache.store.damage import MissingShardError, corrupt_message
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
 from embedcache.store.index import ViewIndex, remove_index, save_quietly
 from embedcache.store.layout import StoreLayout
-from embedcache.store.padding import PaddedPositions
+from embedcache.store.padding import PaddedPositions, PlainRows, copy_texts
 from embedcache.store.refs import SEVERAL, FeatureRefs, Members, TokenRecord, by_shard
 from embedcache.store.shard import Shard
 from embedcache.view import FeatureView
@@ -202,12 +202,10 @@ class ViewReader:
         places = np.arange(len(refs))
         with self._closed_if_damaged(refs):
             for shard, members, starts, lengths in self._groups(refs):
-                texts = zip(places[members], starts, starts + lengths, strict=True)
-                for text, start, stop in texts:
-                    records[text] = TokenRecord(
-                        spans=shard.read_tokens("spans", int(start), int(stop)),
-                        token_ids=shard.read_tokens("token_ids", int(start), int(stop)),
-                    )
+                ranges = np.stack([places[members], starts, starts + lengths], axis=1).tolist()
+                for text, start, stop in ranges:
+                    spans = shard.read_tokens("spans", start, stop)
+                    records[text] = TokenRecord(spans, shard.read_tokens("token_ids", start, stop))
         return records
 
     def gather_padded(
@@ -239,19 +237,16 @@ class ViewReader:
         """`gather_padded` text by text, from however many shards.
 
         Returns:
-            Whether it was done: all shards must be open, and their values checked and stored as
+            Whether it was done: all shards must be open, and their rows checked and stored as
             they are handed out.
         """
-        sources: list[NDArray[Any]] = []
+        sources: list[PlainRows] = []
         for number in refs.shards[texts].tolist():
             shard = self._shards.get(number)
-            if shard is None or shard.plain_values is None:
+            if shard is None or shard.plain_rows is None:
                 return False
-            sources.append(shard.plain_values)
-        starts, lengths = refs.starts[texts].tolist(), refs.lengths[texts].tolist()
-        for matrix, source, start, length in zip(out, sources, starts, lengths, strict=True):
-            matrix[:length] = source[start : start + length]
-            matrix[length:] = 0
+            sources.append(shard.plain_rows)
+        copy_texts(sources, refs.starts[texts], refs.lengths[texts], out)
         return True
 
     def _gather_scattered(self, refs: FeatureRefs, out: NDArray[Any]) -> None:
@@ -309,7 +304,7 @@ class ViewReader:
             starts[members] = shard.row_splits[at]
             lengths[members] = shard.row_splits[at + 1] - starts[members]
             flags[members] = shard.flags[at]
-        is_one = len(numbers) > 0 and bool((numbers == numbers[0]).all())
+        is_one = len(numbers) and (numbers == numbers[0]).all()
         one_shard = int(numbers[0]) if is_one else SEVERAL
         truncated, windowed = ((flags & bit) != 0 for bit in (FLAG_TRUNCATED, FLAG_WINDOWED))
         return FeatureRefs(keys, numbers, starts, lengths, truncated, windowed, one_shard)

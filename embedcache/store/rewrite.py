@@ -129,32 +129,50 @@ def rewrite_shards(
         CorruptShardError: if a shard is missing or damaged; what was done by then is whole.
         StoreError: if the device refuses.
     """
-    report = RewriteReport()
-    writer = store.writer(view, limits=replace(limits, max_age_s=math.inf))
-    # Read to their end; what is kept of them may still wait in the writer.
-    read: list[Rewrite] = []
-
-    def flush() -> None:
-        writer.flush()
-        new = {record.digest for record in writer.published}
-        # The same content has the same name: such a one is new as well as old.
-        old = {done.record.digest for done in read if may_retire(done)}
-        report.retired += store.catalog.retire_shards(sorted(old - new))
-        read.clear()
-        copier.clear()
-
-    copier = _Copier(writer, view, as_dictionary=limits.encoding == "dictionary")
+    work = _Rewriting(store, view, replace(limits, max_age_s=math.inf), may_retire)
     for rewrite in rewrites:
-        shard = open_shard(store, rewrite.record)
-        for rows in _pieces(shard, np.flatnonzero(rewrite.keep), view):
-            copier.add(shard, rows)
+        work.add(rewrite, on_progress)
+    work.flush()
+    return RewriteReport(list(work.writer.published), work.retired)
+
+
+class _Rewriting:
+    """One call of `rewrite_shards`."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        view: FeatureView,
+        limits: WriterLimits,
+        may_retire: Callable[[Rewrite], bool],
+    ) -> None:
+        self._store = store
+        self._view = view
+        self._may_retire = may_retire
+        self.writer = store.writer(view, limits=limits)
+        self._copier = _Copier(self.writer, view, as_dictionary=limits.encoding == "dictionary")
+        # Read to their end; what is kept of them may still wait in the writer.
+        self._read: list[Rewrite] = []
+        self.retired: list[RetiredRecord] = []
+
+    def add(self, rewrite: Rewrite, on_progress: ProgressCallback) -> None:
+        shard = open_shard(self._store, rewrite.record)
+        for rows in _pieces(shard, np.flatnonzero(rewrite.keep), self._view):
+            self._copier.add(shard, rows)
             on_progress(len(rows))
-            if writer.is_due:
-                flush()
-        read.append(rewrite)
-    flush()
-    report.published = list(writer.published)
-    return report
+            if self.writer.is_due:
+                self.flush()
+        self._read.append(rewrite)
+
+    def flush(self) -> None:
+        """Close the open shard, and retire those that are wholly in durable ones now."""
+        self.writer.flush()
+        self._copier.clear()
+        new = {record.digest for record in self.writer.published}
+        # The same content has the same name: such a one is new as well as old.
+        old = {done.record.digest for done in self._read if self._may_retire(done)}
+        self.retired += self._store.catalog.retire_shards(sorted(old - new))
+        self._read.clear()
 
 
 class _Copier:

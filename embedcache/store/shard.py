@@ -34,6 +34,7 @@ from embedcache.store.padding import (
     MappedFile,
     MappedRows,
     PaddedPositions,
+    PlainRows,
     map_file,
     widen_into,
 )
@@ -52,8 +53,8 @@ class Shard:
         keys: Shape (n, 16), uint8, strictly ascending.
         row_splits: Shape (n + 1,), int64.
         flags: Shape (n,), uint8.
-        plain_values: The rows of all tokens, (T, dim), once all of them have been checked; None
-            as long as not, and where they do not lie in the map as they are handed out.
+        plain_rows: Its rows, once all of them have been checked; None as long as not, and where
+            they do not lie in the map as they are handed out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +75,7 @@ class Shard:
             self._arrays, self._mapped = _map_arrays(path, self._places)
             self._checks = BlockChecks(path, self._places, self._checksums, block_bytes=BLOCK_BYTES)
             self._blocks = _read_in_blocks(path, self._places, self._arrays, self._checks)
-        self.plain_values: NDArray[Any] | None = None
+        self.plain_rows: PlainRows | None = None
         self._tables: dict[str, MappedRows] = {}
         self._row_names = ["dictionary", "codes"] if self.is_dictionary else ["values"]
         if "scales" in self._places:
@@ -180,11 +181,11 @@ class Shard:
                 self._verify(name, self._checks.unchecked(name))
             else:
                 self._verify(name, self._checks.unchecked_of(name, starts, lengths))
+        if self.plain_rows is None:
+            self.plain_rows = self._find_plain_rows()
         name, num_tokens = self._row_names[0], out.shape[1]
         table = self._rows_of(name)
         if self._is_plain and not self.is_dictionary:
-            if self.plain_values is None and not self._checks.unchecked(name):
-                self.plain_values = self._arrays[name]
             if not table.take_texts(starts, lengths, out):
                 places = positions.of(starts + table.lead, lengths, num_tokens)
                 table.take_padded(places, out)
@@ -194,6 +195,15 @@ class Shard:
             table.take_padded(self._rows_of_codes(places, table.lead), out)
         else:
             self._widen_padded(table, places, out)
+
+    def _find_plain_rows(self) -> PlainRows | None:
+        arrays = [self._arrays[name] for name in self._row_names]
+        if not self._is_plain or any(map(self._checks.unchecked, self._row_names)):
+            return None
+        # NumPy would copy all of an array that is not aligned, each time that some is taken.
+        if not all(array.flags.aligned for array in arrays):
+            return None
+        return self._arrays.get("codes"), arrays[0]
 
     def _rows_of_codes(self, places: NDArray[np.int64], lead: int) -> NDArray[np.int64]:
         """Rows of the dictionary by token position, ``lead`` added; padding stays negative."""

@@ -116,8 +116,8 @@ class Database:
                 " after the disk if it stays so"
             )
         return StoreError(
-            f"{self._path}: the catalog cannot be used ({said}); move it away and run the same"
-            " `embedcache build` again, which makes a new one from the shards"
+            f"{self._path}: the catalog cannot be used ({said}); run `embedcache repair`, which"
+            " puts it aside and makes a new one from the shards"
         )
 
 

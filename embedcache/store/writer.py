@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 
 from embedcache.errors import EncodingError
 from embedcache.keys import KEY_BYTES, Keys
-from embedcache.ragged import expand_ranges
+from embedcache.store.blocks import require_zstd
 from embedcache.store.catalog import Catalog
 from embedcache.store.codec import STORAGE_DTYPES, row_width
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED, TOKEN_DATASETS, Arrays
-from embedcache.store.image import COMPRESSIONS, require_zstd
+from embedcache.store.image import COMPRESSIONS
 from embedcache.store.layout import StoreLayout
 from embedcache.store.ordering import Part, RowLayout, ordered_content
 from embedcache.store.publish import PendingFile
 from embedcache.store.records import ShardRecord
-from embedcache.store.row_table import RowTable
-from embedcache.store.shard import Shard
 from embedcache.view import FeatureView
 
 MAX_SHARD_BYTES = 256 << 20
@@ -95,7 +93,6 @@ class _OpenShard:
     parts: list[Part] = field(default_factory=list)
     keys: set[bytes] = field(default_factory=set)
     table: NDArray[Any] | None = None
-    merged: RowTable | None = None
     num_bytes: int = 0
     opened_at: float = 0.0
 
@@ -126,7 +123,7 @@ class ShardWriter:
         self._limits = limits or WriterLimits()
         if self._limits.compression != "none":
             # Now, and not when the first shard has been computed.
-            require_zstd()
+            require_zstd("a compressed shard")
         self._on_publish = on_publish
         self._row_width = row_width(view.dim, view.dtype)
         self._row_bytes = self._row_width * STORAGE_DTYPES[view.dtype].itemsize
@@ -237,42 +234,6 @@ class ShardWriter:
         part = Part(keys, lengths, _as_bits(flags), arrays)
         self._add(part, self._check_texts(part, len(values)), _num_bytes(arrays))
 
-    def add_stored(self, shard: Shard, rows: NDArray[np.int64]) -> None:
-        """Add texts as they lie in a shard of the same view: numbers, flags, ids and spans.
-
-        The open shard is closed first if it has rows of another kind.
-
-        Args:
-            shard: A shard of this view.
-            rows: Which of its texts, (n,); distinct, and not pending.
-
-        Raises:
-            CorruptShardError: if its bytes are not what was written.
-            EncodingError: if a text is pending already.
-            StoreError: if the open shard had to be closed and cannot be written.
-        """
-        starts = shard.row_splits[rows]
-        lengths = shard.row_splits[rows + 1] - starts
-        positions = expand_ranges(starts, lengths)
-        found: dict[str, NDArray[np.uint32] | None] = {
-            name: shard.read_tokens(name, 0, shard.num_tokens) for name in TOKEN_DATASETS
-        }
-        tokens = {name: array[positions] for name, array in found.items() if array is not None}
-        keys, flags = shard.keys[rows], shard.flags[rows]
-        kind = "codes" if shard.is_dictionary else "values"
-        if self._open.parts and set(self._open.parts[0].arrays) != {kind, *tokens}:
-            self.close_shard()
-        if not shard.is_dictionary:
-            values = shard.take_stored(positions)
-            self.add_values(keys, lengths, flags, values=values, **tokens)
-            return
-        if self._open.merged is None:
-            self._open.merged = RowTable(self._row_width, STORAGE_DTYPES[self._view.dtype])
-        merged = self._open.merged
-        used, which = np.unique(shard.codes(positions), return_inverse=True)
-        codes = merged.places_of(shard.stored_dictionary()[used])[which.reshape(-1)]
-        self.add_codes(keys, lengths, flags, codes=codes, table=merged.rows, **tokens)
-
     def _add(self, part: Part, added: set[bytes], num_bytes: int) -> None:
         if not added:
             return
@@ -361,13 +322,16 @@ class ShardWriter:
     def _publish(self, shard: _OpenShard) -> None:
         layout = RowLayout(self._limits.encoding, self._limits.compression)
         content = ordered_content(shard.parts, shard.table, self._view, layout)
-        fingerprint = self._view.fingerprint
-        with PendingFile(self._layout.tmp) as file:
-            digest = content.write(file.write_at)
-            file.commit(self._layout.shard_path(fingerprint, digest))
-        num_tokens = int(content.row_splits[-1])
-        record = ShardRecord(digest, fingerprint, len(content.keys), num_tokens, file.size)
-        self._catalog.add_shard(record)
+        fingerprint, is_gone = self._view.fingerprint, True
+        # The same shard may have been retired, and its file be deleted, in between.
+        while is_gone:
+            with PendingFile(self._layout.tmp) as file:
+                digest = content.write(file.write_at)
+                path = self._layout.shard_path(fingerprint, digest)
+                file.commit(path)
+            num_tokens = int(content.row_splits[-1])
+            record = ShardRecord(digest, fingerprint, len(content.keys), num_tokens, file.size)
+            is_gone = self._catalog.add_shard(record, path)
         self.published.append(record)
         self._on_publish(record)
 

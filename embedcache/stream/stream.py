@@ -27,6 +27,8 @@ _TEXTS_AHEAD = 4096
 
 # Words of views (see `embedcache.modules.splitting`, `embedcache.modules.layers`), by which the
 # kind of a module is told without loading it.
+_IMPORTED_SIGNATURE = "imported"
+"""Of views whose features come from other programs (`embedcache import`)."""
 _LAYERS_APART = "all"
 _PARTS_TOKENIZERS = ("sentences-1", "words-1")
 _PIECES_TOKENIZERS = ("preprocessor", "pieces")
@@ -39,7 +41,7 @@ class Batch:
     """B texts, padded to one length.
 
     Attributes:
-        values: Shape (B, L, dim), float16 or float32; zeros from each text's length on. L is a
+        values: Shape (B, L, dim), of the value dtype, float16 or float32; zeros from each text's length on. L is a
             multiple of 8.
         lengths: Tokens of each text, (B,) int32.
         labels: Class of each text, (B,) int32, a place in `FeatureStream.label_names`;
@@ -98,6 +100,8 @@ class FeatureStream:
             raise ValueError(f"batch_size must be at least 1: got {batch_size}")
         loaded = dataset if isinstance(dataset, Dataset) else store.load_dataset(dataset)
         self._view = store.view_of_dataset(loaded, view)
+        # For `gc`, which drops what was used longest ago first.
+        store.catalog.record_use(self._view.fingerprint, loaded.version)
         self._reader = store.reader(self._view)
         if rows is None:
             rows = _rows_of_split(loaded, split)
@@ -224,6 +228,9 @@ def _build_command(dataset: str, record: ViewRecord) -> str:
     The handle of a view whose catalog was lost is for the user to fill in, as the corpus is.
     """
     view = record.view
+    if view.signature == _IMPORTED_SIGNATURE:
+        name = record.handle.partition(":")[2] or "NAME"
+        return f"embedcache import FILE --texts CORPUS --as {shlex.quote(name)}"
     options = {
         "--module": record.handle or "HANDLE",
         "--preprocess": record.preprocess,

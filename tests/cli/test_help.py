@@ -43,7 +43,7 @@ IDS = [" ".join(names) or "embedcache" for names in COMMANDS]
 def test_every_command_of_the_contract_is_there() -> None:
     contract = {
         "build", "train", "predict", "get", "stats", "verify", "runs list", "runs show",
-        "datasets list", "datasets show", "views list", "views show",
+        "datasets list", "datasets show", "views list", "views show", "compact", "gc",
     }  # fmt: skip
     assert contract <= set(IDS)
     assert set(_COMMANDS) == {names[0] for names in COMMANDS if names}
@@ -91,7 +91,7 @@ def test_the_documentation_names_every_command_and_option(names: tuple[str, ...]
 def test_light_commands_load_neither_tensorflow_nor_keras(process: Processes, built: Built) -> None:
     commands = [
         ["stats"], ["get", built.texts[0]], ["runs", "list"], ["verify"], ["datasets", "list"],
-        ["views", "list"], ["build", str(built.corpus), "--dry-run"],
+        ["views", "list"], ["build", str(built.corpus), "--dry-run"], ["gc"], ["store", "info"],
     ]  # fmt: skip
     code = (
         "import contextlib, io, json, sys\n"

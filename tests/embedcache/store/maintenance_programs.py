@@ -8,13 +8,12 @@ looked for in files.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,37 +232,39 @@ ACTIONS: dict[str, tuple[Action, list[str], Action]] = {
 
 
 def die_at_steps(name: str, folder: str, count: str = "") -> None:
-    """Kill -9 an action before and after each step, or so many of them; tells how many there are.
+    """Kill -9 an action before and after each step; tells how many steps and kills there were.
 
+    With a count, only at so many of them, and at those where the catalog gives something up.
     What must be kept is there after each kill, and calling it again finishes it.
     """
     root = Path(folder)
     with open_store(root / "first") as store:
         _prepare(store)
-    num_moments = _killed_at(name, root, None)
-    chosen = np.linspace(0, num_moments - 1, int(count or num_moments)).astype(int)
-    for moment in sorted(set(chosen.tolist())):
+    steps = _killed_at(name, root, None)
+    chosen = set(np.linspace(0, len(steps) - 1, int(count or len(steps))).astype(int).tolist())
+    chosen |= {moment for moment, step in enumerate(steps) if step in _GIVING_UP}
+    for moment in sorted(chosen):
         _killed_at(name, root, moment)
-    print(num_moments, len(set(chosen.tolist())))
+    print(len(steps), len(chosen))
 
 
-def _killed_at(name: str, root: Path, moment: int | None) -> int:
-    """Run an action on a copy of the first store, killed at a moment; how many there were."""
+def _killed_at(name: str, root: Path, moment: int | None) -> list[str]:
+    """Run an action on a copy of the first store, killed at a moment; all moments' steps."""
     action, kept, finished = ACTIONS[name]
     path, other = root / "store", root / "other"
     shutil.copytree(root / "first", path)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        moments = _die_at_call(moment)
+        steps = _die_at_call(moment)
         with open_store(path) as store:
             action(store, other)
-        os.write(writing, str(next(moments)).encode())
+        os.write(writing, " ".join(steps).encode())
         os._exit(0)
     os.close(writing)
-    _, status = os.waitpid(child, 0)
     with os.fdopen(reading) as pipe:
         told = pipe.read()
+    _, status = os.waitpid(child, 0)
     assert (os.WTERMSIG(status) == signal.SIGKILL) if moment is not None else status == 0, status
     with open_store(path) as store:
         assert_served(store, kept)
@@ -273,7 +274,7 @@ def _killed_at(name: str, root: Path, moment: int | None) -> int:
         finished(store, other)
     shutil.rmtree(path)
     shutil.rmtree(other, ignore_errors=True)
-    return int(told or 0)
+    return told.split()
 
 
 _STEPS = (
@@ -286,28 +287,34 @@ _STEPS = (
 )
 
 
-def _die_at_call(step: int | None) -> Iterator[int]:
+_GIVING_UP = {"retire_shards", "replace_version", "import_dataset"}
+
+
+def _die_at_call(moment: int | None) -> list[str]:
     """Kill this process before or after one of the calls that change a store; None: never.
 
-    Returns what counts them.
+    Returns the name of the call at each moment, as they come.
     """
-    moments = itertools.count()
+    steps: list[str] = []
 
-    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+    def reach(name: str) -> None:
+        if len(steps) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps.append(name)
+
+    def dying(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            if next(moments) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+            reach(name)
             result = real(*arguments, **named)
-            if next(moments) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+            reach(name)
             return result
 
         return call
 
     for owner, names in _STEPS:
         for name in names:
-            setattr(owner, name, dying(getattr(owner, name)))
-    return moments
+            setattr(owner, name, dying(name, getattr(owner, name)))
+    return steps
 
 
 if __name__ == "__main__":

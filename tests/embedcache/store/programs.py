@@ -7,11 +7,9 @@ Each text's matrix is made from its key, so that every process knows what it mus
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import resource
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +22,6 @@ from numpy.typing import NDArray
 
 from embedcache.errors import EmbedCacheError
 from embedcache.keys import key_of_text, keys_of_texts
-from embedcache.store.catalog import Catalog
-from embedcache.store.maintain import verify_store
 from embedcache.store.shard import Shard
 from embedcache.store.store import FeatureStore, open_store
 from embedcache.store.writer import ShardWriter, WriterLimits
@@ -83,10 +79,8 @@ def assert_served(store: FeatureStore, texts: Sequence[str], view: FeatureView =
         np.testing.assert_array_equal(matrix, matrix_of(text, view.dim), strict=True)
 
 
-def append(path: str, name: str, num_shards: str, bug: str = "") -> None:
+def append(path: str, name: str, num_shards: str) -> None:
     """Append shards of 5 texts, ``NAME-0``, ``NAME-1``…; each is told once acknowledged."""
-    if bug == "acknowledge-before-commit":
-        Catalog.add_shard = lambda *_: None  # type: ignore[method-assign]
     with open_store(path) as store:
         store.catalog.add_view(VIEW, "builtin:nothing")
         writer = store.writer(VIEW)
@@ -155,89 +149,6 @@ def append_limited(folder: str, *limits: str) -> None:
     print(json.dumps(outcomes))
 
 
-def kill_while_appending(path: str, num_cycles: str, bug: str = "") -> None:
-    """Kill -9 a process that appends, again and again; tells how many texts it acknowledged.
-
-    Everything acknowledged through the pipe must be there after each, and nothing damaged.
-    """
-    acknowledged: list[str] = []
-    for cycle in range(int(num_cycles)):
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.dup2(writing, 1)
-            os.close(reading)
-            append(path, f"cycle{cycle}", "1000", bug)
-            os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading) as pipe:
-            for _ in range(1 + cycle % 3):
-                acknowledged += pipe.readline().split()
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            # What it still told before it died counts as well; the last line may be cut.
-            for line in pipe.readlines():
-                acknowledged += line.split() if line.endswith("\n") else []
-        _assert_whole(path, acknowledged)
-    print(len(acknowledged))
-
-
-def die_at_each_step(path: str) -> None:
-    """Kill -9 a process before and after each call by which it writes a shard; tells how many.
-
-    What was there stays, and the new shard is there wholly or not at all.
-    """
-    with open_store(path) as store:
-        put(store, ["old"])
-    for step in itertools.count():
-        texts = [f"{step}-{number}" for number in range(3)]
-        child = os.fork()
-        if child == 0:
-            _die_at_call(step)
-            with open_store(path) as store:
-                put(store, texts)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        _assert_whole(path, ["old"])
-        with open_store(path) as store:
-            present = store.contains(VIEW, texts)
-            assert present.all() == present.any()
-        if status == 0:
-            assert present.all()
-            print(step)
-            return
-        assert os.WTERMSIG(status) == signal.SIGKILL, status
-
-
-def _die_at_call(step: int) -> None:
-    """Kill this process before or after one of the calls that write a shard."""
-    moments = itertools.count()
-
-    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            if next(moments) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **named)
-            if next(moments) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return call
-
-    for name in ("open", "pwrite", "fsync", "close", "replace"):
-        setattr(os, name, dying(getattr(os, name)))
-    Catalog.add_shard = dying(Catalog.add_shard)  # type: ignore[method-assign]
-
-
-def _assert_whole(path: str, texts: Sequence[str]) -> None:
-    """All texts are served and no shard is damaged."""
-    with open_store(path) as store:
-        assert store.contains(VIEW, texts).all(), "an acknowledged text is not there"
-        assert_served(store, texts)
-        report = verify_store(store)
-        assert (report.corrupt, report.missing) == ([], []), report
-
-
 def use_after_fork(path: str) -> None:
     """Use an open store in a forked child, then one that the child opens itself."""
     with open_store(path) as store:
@@ -301,28 +212,6 @@ def flip(source: str, folder: str, seed: str, every: str = "1", bug: str = "") -
     _read_damaged(source, folder, damaged(), bug)
 
 
-def scribble(source: str, folder: str, seed: str, count: str) -> None:
-    """Overwrite ranges of a shard with zeros, ones or noise, and read all of it."""
-    image = Path(source).read_bytes()
-    rng = np.random.default_rng(int(seed))
-
-    def damaged() -> Iterator[bytes]:
-        for number in range(int(count)):
-            size = int(rng.integers(1, 513))
-            start = int(rng.integers(0, len(image)))
-            patch = (bytes(size), b"\xff" * size, rng.bytes(size))[number % 3]
-            yield (image[:start] + patch + image[start + size :])[: len(image)]
-
-    _read_damaged(source, folder, damaged(), "")
-
-
-def cut(source: str, folder: str, count: str) -> None:
-    """Cut a shard at so many lengths, 0 among them, and read all of it."""
-    image = Path(source).read_bytes()
-    sizes = np.linspace(0, len(image) - 1, int(count)).astype(int)
-    _read_damaged(source, folder, (image[:size] for size in sizes), "")
-
-
 def _read_damaged(source: str, folder: str, images: Iterator[bytes], bug: str) -> None:
     """Count what becomes of damaged images. A crash leaves the culprit in ``damaged.h5``."""
     expected = shard_content(Path(source))
@@ -362,12 +251,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
         append_limited,
         close_and_end,
         create,
-        cut,
-        die_at_each_step,
         flip,
-        kill_while_appending,
         read_as_nobody,
-        scribble,
         use_after_fork,
         write_large,
     )

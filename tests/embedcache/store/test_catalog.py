@@ -238,7 +238,7 @@ def test_catalogs_made_at_once_are_one(path: Path) -> None:
 def test_lost_catalog_is_an_error_where_none_may_be_made(store: FeatureStore) -> None:
     store.close()
     store.layout.catalog.unlink()
-    with pytest.raises(StoreError, match="catalog is missing or empty; run the same"):
+    with pytest.raises(StoreError, match="catalog is missing or empty; `embedcache repair`"):
         open_store(store.path, create=False)
     open_store(store.path).close()
 

@@ -298,14 +298,14 @@ def test_killed_at_some_of_its_steps_it_loses_nothing_and_is_finished_by_the_nex
     tmp_path: Path, upkeep: ModuleType, action: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, str(upkeep.__file__), action, str(tmp_path), "9"],
+        [sys.executable, str(upkeep.__file__), action, str(tmp_path), "6"],
         capture_output=True, text=True, check=False,
         env={"PYTHONPATH": str(Path(embedcache.__file__).parents[1]), "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     moments, killed = map(int, done.stdout.split())
     assert moments > 50
-    assert killed == 9
+    assert killed >= 6
 
 
 # Which texts are in which sets

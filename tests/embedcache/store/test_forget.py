@@ -130,6 +130,7 @@ def test_dataset_of_nothing_else_is_registered_no_more(
 ) -> None:
     upkeep.put(store, GONE)
     version = upkeep.register(store, "mine", GONE)
+    store.reader(upkeep.VIEW).save_index()
     (replaced,) = forget_texts(store, keys_of_texts(GONE)).datasets
     assert (replaced.new, replaced.num_documents) == (None, 4)
     assert (store.catalog.datasets(), store.catalog.builds(), store.catalog.uses()) == ([], [], [])

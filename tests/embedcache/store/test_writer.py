@@ -20,6 +20,7 @@ from embedcache.errors import DiskFullError, EncodingError, StoreError
 from embedcache.keys import keys_of_texts
 from embedcache.ragged import splits_of_lengths
 from embedcache.store.codec import from_storage, to_storage
+from embedcache.store.compact import CompactOptions, compact_store
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED, content_digest
 from embedcache.store.maintain import verify_store
 from embedcache.store.publish import PendingFile
@@ -293,6 +294,7 @@ def test_name_is_the_digest_of_the_checksums_compressed_or_not(
 def test_compressed_shards_need_a_package_and_say_so_at_once(
     store: FeatureStore, programs: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda _number: False)
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     with pytest.raises(StoreError, match=r"pip install 'embedcache\[zstd\]'"):
         store.writer(programs.VIEW, limits=WriterLimits(compression="zstd"))
@@ -323,13 +325,14 @@ def _add_code(writer: ShardWriter, text: str, num_rows: int) -> None:
     )
 
 
-# From shard to shard
+# From shards to a shard
 
 
+@pytest.mark.parametrize("target", ["auto", *ENCODINGS])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("dtype", STORAGE_DTYPES)
-def test_texts_go_from_shards_into_another_as_they_are(
-    store: FeatureStore, programs: ModuleType, tmp_path: Path, dtype: str, encoding: str
+def test_merged_shards_hold_every_number_flag_id_and_span_as_it_was(
+    store: FeatureStore, programs: ModuleType, dtype: str, encoding: str, target: str
 ) -> None:
     view = replace(programs.VIEW, dtype=dtype)
     store.catalog.add_view(view, "x")
@@ -339,63 +342,14 @@ def test_texts_go_from_shards_into_another_as_they_are(
         texts = [f"{part} {number}" for number in range(20)]
         expected |= _add(writer, texts, view, encoding, part)
         writer.flush()
-    with open_store(tmp_path / "other") as other:
-        other.catalog.add_view(view, "x")
-        writer = other.writer(view)
-        for number in range(3):
-            shard = _shard_of(store, view, number)
-            writer.add_stored(shard, np.flatnonzero(np.arange(len(shard)) % 2 == 0))
-            writer.add_stored(shard, np.flatnonzero(np.arange(len(shard)) % 2 == 1))
-        writer.flush()
-        assert len(writer.published) == 1
-        assert _found(other, view, list(expected)) == expected
-
-
-def test_dictionary_of_joined_shards_has_each_row_once_and_only_those_used(
-    store: FeatureStore, programs: ModuleType, tmp_path: Path
-) -> None:
-    view = programs.VIEW
-    store.catalog.add_view(view, "x")
-    tables = [[[1, 1, 1, 1], [2, 2, 2, 2]], [[2, 2, 2, 2], [3, 3, 3, 3]]]
-    for number, table in enumerate(tables):
-        writer = store.writer(view, limits=WriterLimits(encoding="dictionary"))
-        for place in range(2):
-            writer.add_codes(
-                keys_of_texts([f"{number} {place}"]),
-                np.array([3]),
-                np.zeros(1, np.uint8),
-                codes=np.full(3, place, np.uint32),
-                table=np.array(table, np.float16),
-            )
-        writer.flush()
-    with open_store(tmp_path / "other") as other:
-        other.catalog.add_view(view, "x")
-        writer = other.writer(view, limits=WriterLimits(encoding="dictionary"))
-        for number in range(2):
-            shard = _shard_of(store, view, number)
-            (row,) = np.flatnonzero(
-                (shard.keys == keys_of_texts([f"{number} {1 - number}"])).all(axis=1)
-            )
-            writer.add_stored(shard, np.array([row]))
-        writer.flush()
-        with h5py.File(_shard_of(other, view).path, locking=False) as file:
-            assert file["dictionary"][()].tolist() == [[2, 2, 2, 2]]
-        assert other.get(view, ["0 1", "1 0"]).values.tolist() == [[2, 2, 2, 2]] * 6
-
-
-def test_rows_of_another_kind_begin_another_shard(
-    store: FeatureStore, programs: ModuleType, tmp_path: Path
-) -> None:
-    programs.put(store, ["a"], encoding="dense")
-    programs.put(store, ["b"], encoding="dictionary")
-    with open_store(tmp_path / "other") as other:
-        other.catalog.add_view(programs.VIEW, "x")
-        writer = other.writer(programs.VIEW)
-        for number in range(2):
-            writer.add_stored(_shard_of(store, programs.VIEW, number), np.array([0]))
-        writer.flush()
-        assert len(writer.published) == 2
-        programs.assert_served(other, ["a", "b"])
+    compact_store(store, options=CompactOptions(encoding=target, grace_s=0))
+    assert len(store.catalog.shards()) == 1
+    assert _found(store, view, list(expected)) == expected
+    shard = _shard_of(store, view)
+    assert shard.is_dictionary == ((encoding if target == "auto" else target) == "dictionary")
+    if shard.is_dictionary:
+        rows = shard.stored_dictionary()
+        assert len(np.unique(rows, axis=0)) == len(rows), "each distinct row once"
 
 
 # Cost

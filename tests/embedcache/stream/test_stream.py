@@ -215,6 +215,19 @@ def test_texts_that_the_view_lacks_are_counted_with_the_command_that_mends_it(
     assert covered.num_texts == 90
 
 
+def test_imported_view_that_lacks_texts_says_how_to_import_more(
+    filled: FeatureStore, programs: ModuleType, register: Register
+) -> None:
+    view = replace(programs.VIEW, signature="imported")
+    programs.put(filled, TEXTS[:8], view=view)
+    filled.catalog.add_view(view, "imported:old cache")
+    register("more", [*TEXTS[:8], "new"])
+    command = "`embedcache import FILE --texts CORPUS --as 'old cache'`"
+    with pytest.raises(KeyNotFoundError, match="lacks 1 of 9 texts") as caught:
+        FeatureStream(filled, "more", view=view.fingerprint)
+    assert command in str(caught.value)
+
+
 def test_layers_that_are_kept_apart_have_their_names(
     filled: FeatureStore, programs: ModuleType, register: Register
 ) -> None:
