@@ -22,7 +22,7 @@ class Target:
         value: What was measured.
         wanted: The bound; None: there is none, the figure is for the reader.
         at_most: Whether the bound is an upper one.
-        unit: ``"×"``, ``"%"`` (value and bound are fractions) or ``"s"``.
+        unit: ``"×"``, ``"%"`` (value and bound are fractions) or a unit such as ``"ms"``.
     """
 
     what: str
@@ -39,6 +39,21 @@ class Target:
         return self.value <= self.wanted if self.at_most else self.value >= self.wanted
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Figures that are not in the report's unit.
+
+    Attributes:
+        title: What they are.
+        header: Names of the columns, with units.
+        rows: One cell a column: words, or a number.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str | float, ...], ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class Report:
     """What a benchmark found.
@@ -51,6 +66,7 @@ class Report:
         binds: Which limit binds, in words.
         series: What was measured; empty if the whole benchmark was left out.
         targets: What was to be reached.
+        tables: More figures, in units of their own.
         notes: What a reader has to know: data, what is and is not timed.
         skipped: Contenders that were left out, and why; or why the whole benchmark was.
         peak_rss_mb: Peak resident memory of the benchmark's process, all contenders together.
@@ -65,6 +81,7 @@ class Report:
     binds: str
     series: list[Series]
     targets: list[Target] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     peak_rss_mb: float = 0.0
@@ -137,6 +154,8 @@ def _render_one(record: Mapping[str, Any]) -> list[str]:
     if record["targets"]:
         lines += ["", "| to reach | measured | reached |", "|---|---|---|"]
         lines += [_render_target(target) for target in record["targets"]]
+    for table in record.get("tables", ()):
+        lines += _render_table(table)
     lines += ["", f"Binds: {record['binds']}", "", *_render_notes(record)]
     return lines
 
@@ -146,6 +165,15 @@ def _render_target(target: Mapping[str, Any]) -> str:
     shown = f"{100 * value:.0f} %" if unit == "%" else f"{value:.2f} {unit}"
     reached = {True: "yes", False: "**no**", None: "–"}[target["is_reached"]]
     return f"| {target['what']} | {shown} | {reached} |"
+
+
+def _render_table(table: Mapping[str, Any]) -> list[str]:
+    header = table["header"]
+    lines = ["", f"{table['title']}:", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in table["rows"]:
+        cells = (cell if isinstance(cell, str) else _number(cell) for cell in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _render_notes(record: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,12 @@ class Scale:
         build_texts: B4: texts of the corpus.
         slow_build_texts: B4: its first texts, for the contenders that call the module often.
         rebuild_texts: B5: texts of the corpus.
+        index_keys: B6: keys that are stored.
+        index_queries: B6: keys that are looked up, in each order.
         storing_texts: B7: texts of the shard, 20 tokens each on average.
+        encoding_texts: B9: texts, where Kim's data sets are not beside the checkout.
+        encoding_seeds: B9: trainings on each dtype of TREC and of SST-2.
+        encoding_epochs: B9: epochs of each of them at most.
         memory_texts: B10: sizes of the corpora.
         startup_texts: B11: texts, where Kim's data sets are not beside the checkout.
         use_real_data: Whether Kim's data sets are taken where they are there.
@@ -34,7 +39,12 @@ class Scale:
     build_texts: int
     slow_build_texts: int
     rebuild_texts: int
+    index_keys: int
+    index_queries: int
     storing_texts: int
+    encoding_texts: int
+    encoding_seeds: tuple[int, int]
+    encoding_epochs: int
     memory_texts: tuple[int, ...]
     startup_texts: int
     use_real_data: bool
@@ -50,7 +60,12 @@ FULL = Scale(
     build_texts=100_000,
     slow_build_texts=2_000,
     rebuild_texts=1_000_000,
+    index_keys=10_000_000,
+    index_queries=1_000_000,
     storing_texts=25_000,
+    encoding_texts=5_952,
+    encoding_seeds=(5, 3),
+    encoding_epochs=6,
     memory_texts=(10_000, 100_000, 1_000_000),
     startup_texts=9613,
     use_real_data=True,
@@ -65,7 +80,12 @@ TINY = Scale(
     build_texts=120,
     slow_build_texts=40,
     rebuild_texts=200,
+    index_keys=2_000,
+    index_queries=200,
     storing_texts=50,
+    encoding_texts=40,
+    encoding_seeds=(1, 0),
+    encoding_epochs=1,
     memory_texts=(50,),
     startup_texts=50,
     use_real_data=False,

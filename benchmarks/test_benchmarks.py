@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import b03_contextual, feature_peers
+from benchmarks import b03_contextual, b06_index, feature_peers, index_peers
 from benchmarks.contextual_peers import Reference
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Contender, WrongAnswerError, compare_outputs, measure
@@ -65,6 +65,30 @@ def test_peers_whose_package_is_missing_are_left_out_and_named(
         assert lengths.tolist() == [1, 3]
         assert values.sum() == 8
         peer.close()
+
+
+def test_tables_of_keys_whose_package_is_missing_are_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(index_peers, "installed_version", lambda _package: None)
+    keys = np.arange(48, dtype=np.uint8).reshape(3, 16)
+    tables, skipped = index_peers.make_tables(keys, np.array([7, 5, 6]), tmp_path)
+    assert [table.name for table in tables] == ["SQLite get", "dict, in memory"]
+    assert skipped == ["LMDB: the package lmdb is not installed"]
+    queries = [keys[2].tobytes(), b"x" * 16, keys[0].tobytes()]
+    for table in tables:
+        found = table.find(queries)
+        assert table.count(found) == 2
+        assert table.places(queries, found).tolist() == [6, -1, 7]
+        table.close()
+
+
+def test_a_table_that_misses_keys_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(index_peers.Dict, "find", lambda _self, keys: [None] * len(keys))
+    with pytest.raises(WrongAnswerError, match=r"dict, in memory: found 0 keys of 200"):
+        b06_index.run(TINY, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from cli.common import (
     print_json,
     store_path,
 )
+from cli.corpus_options import corpus_options, read_options
 from cli.view_options import VIEW_SETTINGS, shown_value, view_options
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from embedcache.precompute import BuildOptions, BuildReport
 
 _BUILD_SETTINGS = ("preprocess", *VIEW_SETTINGS, "batch_tokens")
-_FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
 
 
 @click.command("build")
@@ -30,17 +30,7 @@ _FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
 @view_options
 @click.option("--dataset", metavar="NAME", help="Name to register the corpus under.  [default: the"
               " first file's name up to its first dot]")  # fmt: skip
-@click.option("--format", "file_format", type=click.Choice(_FORMATS),
-              help="Format of the files.  [default: by name, then by content]")  # fmt: skip
-@click.option("--text-field", metavar="FIELD", help="Column or JSON field of the text."
-              "  [default: text, else sentence]")  # fmt: skip
-@click.option("--label-field", metavar="FIELD", help="That of the label.  [default: label]")
-@click.option("--split-field", metavar="FIELD", help="That of the split.  [default: split]")
-@click.option("--id-field", metavar="FIELD", help="That of the document's own id.")
-@click.option("--encoding-errors", type=click.Choice(["strict", "replace"]), default="strict",
-              show_default=True, help="What to do with bytes that are not UTF-8.")  # fmt: skip
-@click.option("--max-text-bytes", type=click.IntRange(1, (1 << 31) - 1), default=1 << 20,
-              show_default=True, help="Longest line or text that is read.")  # fmt: skip
+@corpus_options()
 @click.option("--encoding", type=click.Choice(["auto", "dense", "dictionary"]), default="auto",
               show_default=True, help="Rows spelled out, or each distinct one once.")  # fmt: skip
 @click.option("--compress", type=click.Choice(["none", "zstd"]), default="none",
@@ -90,22 +80,13 @@ def command(
 
 
 def _options(settings: dict[str, Any]) -> BuildOptions:
-    from embedcache.corpus import CorpusOptions
     from embedcache.precompute import BuildOptions
     from embedcache.store.writer import WriterLimits
 
     return BuildOptions(
         **{name: settings[name] for name in _BUILD_SETTINGS},
         limits=WriterLimits(encoding=settings["encoding"], compression=settings["compress"]),
-        corpus=CorpusOptions(
-            format=settings["file_format"],
-            text_field=settings["text_field"],
-            label_field=settings["label_field"],
-            split_field=settings["split_field"],
-            id_field=settings["id_field"],
-            encoding_errors=settings["encoding_errors"],
-            max_text_bytes=settings["max_text_bytes"],
-        ),
+        corpus=read_options(settings),
     )
 
 

@@ -17,12 +17,6 @@ _FIELDS = (
 )  # fmt: skip
 _OPTIONS = (
     click.option(
-        "--format",
-        "file_format",
-        type=click.Choice(FORMATS),
-        help="Format of the files.  [default: by name, then by content]",
-    ),
-    click.option(
         "--text-field",
         metavar="FIELD",
         help="Column or JSON field of the text.  [default: text, else sentence]",
@@ -49,11 +43,25 @@ _OPTIONS = (
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def corpus_options(command: _Command) -> _Command:
-    """Give a command the options that tell how a corpus is read."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def corpus_options(*, format_option: str = "--format") -> Callable[[_Command], _Command]:
+    """Give a command the options that tell how a corpus is read.
+
+    Args:
+        format_option: The name of the one for the files' format.
+    """
+    choice = click.option(
+        format_option,
+        "corpus_format",
+        type=click.Choice(FORMATS),
+        help="Format of the text files.  [default: by name, then by content]",
+    )
+
+    def decorate(command: _Command) -> _Command:
+        for option in (*reversed(_OPTIONS), choice):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def read_options(settings: Mapping[str, Any]) -> CorpusOptions:
@@ -61,5 +69,5 @@ def read_options(settings: Mapping[str, Any]) -> CorpusOptions:
     from embedcache.corpus import CorpusOptions
 
     return CorpusOptions(
-        format=settings["file_format"], **{name: settings[name] for name in _FIELDS}
+        format=settings["corpus_format"], **{name: settings[name] for name in _FIELDS}
     )

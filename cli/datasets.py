@@ -114,7 +114,7 @@ def delete_dataset(context: click.Context, dataset: str, every: bool, as_json: b
 
 @command.command("forget")
 @click.argument("file")
-@corpus_options
+@corpus_options()
 @click.option("--yes", is_flag=True, help="Do it; without, it is refused.")
 @json_option
 @click.pass_context

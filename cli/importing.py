@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.common import format_bytes, json_option, open_user_store, plural, print_json
+from cli.corpus_options import corpus_options, read_options
 
 if TYPE_CHECKING:
     from embedcache.exchange.importing import ImportOptions, ImportReport
 
 _FORMATS = ("npz", "allennlp", "bilm")
-_TEXT_FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
 
 
 @click.command("import")
@@ -30,13 +30,7 @@ _TEXT_FORMATS = ("txt", "fasttext", "csv", "tsv", "tsv-raw", "jsonl")
               " apart for the trainer to mix.  [default: all]")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float16", "float32"]),
               help="Numbers in the store.  [default: as in the file]")  # fmt: skip
-@click.option("--texts-format", type=click.Choice(_TEXT_FORMATS),
-              help="Format of the text files.  [default: by name, then by content]")  # fmt: skip
-@click.option("--text-field", metavar="FIELD", help="Column or JSON field of the text."
-              "  [default: text, else sentence]")  # fmt: skip
-@click.option("--label-field", metavar="FIELD", help="That of the label.  [default: label]")
-@click.option("--split-field", metavar="FIELD", help="That of the split.  [default: split]")
-@click.option("--id-field", metavar="FIELD", help="That of the document's own id.")
+@corpus_options(format_option="--texts-format")
 @json_option
 @click.pass_context
 def command(
@@ -63,20 +57,13 @@ def command(
 
 
 def _options(settings: dict[str, Any]) -> ImportOptions:
-    from embedcache.corpus import CorpusOptions
     from embedcache.exchange.importing import ImportOptions
 
     return ImportOptions(
         format=settings["file_format"],
         layer=settings["layer"],
         dtype=settings["dtype"],
-        corpus=CorpusOptions(
-            format=settings["texts_format"],
-            text_field=settings["text_field"],
-            label_field=settings["label_field"],
-            split_field=settings["split_field"],
-            id_field=settings["id_field"],
-        ),
+        corpus=read_options(settings),
     )
 
 

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import embedcache
+
+# The same examples each time, and no limit on time: a machine may be busy.
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fixed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -285,7 +285,7 @@ class DatasetWriter:
             StoreError: if the device refuses.
         """
         make_folder(target.parent)
-        if target.exists() and not _is_whole(target):
+        if target.exists() and not is_whole(target):
             with mapped_os_errors(target):
                 damaged = self._folder.with_name(uuid.uuid4().hex)
                 target.rename(damaged)
@@ -302,7 +302,8 @@ class DatasetWriter:
             sync_folder(target.parent)
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds the dataset version that it is named by; it is read once."""
     try:
         load_dataset("", folder.name, folder)
     except CorruptShardError:

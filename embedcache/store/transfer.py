@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embedcache.errors import CorruptShardError, StoreError
 from embedcache.store.adopt import shard_fault
-from embedcache.store.dataset import load_dataset
+from embedcache.store.dataset import is_whole, load_dataset
 from embedcache.store.membership import NOWHERE, RankedKeys, ranks_of
 from embedcache.store.publish import (
     FILE_MODE,
@@ -217,7 +217,7 @@ class _Copy:
         catalog = self._target.catalog
         known = {(other.name, other.version) for other in catalog.datasets()}
         try:
-            if not _is_whole(target):
+            if not is_whole(target):
                 delete_path(self._target.layout, target)
                 _publish_dataset(folder, target, self._target.layout.tmp)
         except CorruptShardError as error:
@@ -240,14 +240,6 @@ def _publish_copy(path: Path, target: Path, tmp_folder: Path) -> None:
     whole = memoryview(mapped)
     chunks = [whole[start : start + _COPY_BYTES] for start in range(0, len(whole), _COPY_BYTES)]
     publish_file(chunks, target, tmp_folder=tmp_folder)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        load_dataset("", folder.name, folder)
-    except CorruptShardError:
-        return False
-    return True
 
 
 def _publish_dataset(folder: Path, target: Path, tmp_folder: Path) -> None:

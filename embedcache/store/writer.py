@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from embedcache.store.codec import STORAGE_DTYPES, row_width
 from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED, TOKEN_DATASETS, Arrays
 from embedcache.store.image import COMPRESSIONS
 from embedcache.store.layout import StoreLayout
+from embedcache.store.open_shard import OpenShard, PendingKeys, Publication
 from embedcache.store.ordering import Part, RowLayout, ordered_content
 from embedcache.store.publish import PendingFile
 from embedcache.store.records import ShardRecord
@@ -66,37 +66,6 @@ Flags = NDArray[np.uint8] | NDArray[np.bool_]
 """Flags of n texts, (n,): bits of `embedcache.store.shard`, or bool: True for a cut text."""
 
 
-class PendingKeys:
-    """Keys that a writer has taken and that are not durable yet.
-
-    Ask it before the store: a key goes from here to there, and never the other way.
-    """
-
-    def __init__(self, *groups: set[bytes]) -> None:
-        self._groups = groups
-
-    def __contains__(self, key: bytes) -> bool:
-        return any(key in group for group in self._groups)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._groups))
-
-    def isdisjoint(self, keys: Iterable[bytes]) -> bool:
-        """Whether none of the keys is pending."""
-        return all(group.isdisjoint(keys) for group in self._groups)
-
-
-@dataclass(slots=True)
-class _OpenShard:
-    """What was added since the last shard was closed."""
-
-    parts: list[Part] = field(default_factory=list)
-    keys: set[bytes] = field(default_factory=set)
-    table: NDArray[Any] | None = None
-    num_bytes: int = 0
-    opened_at: float = 0.0
-
-
 class ShardWriter:
     """Publishes the features of one view, a shard at a time.
 
@@ -128,8 +97,8 @@ class ShardWriter:
         self._row_width = row_width(view.dim, view.dtype)
         self._row_bytes = self._row_width * STORAGE_DTYPES[view.dtype].itemsize
         self.published: list[ShardRecord] = []
-        self._open = _OpenShard()
-        self._closing = _Publication()
+        self._open = OpenShard()
+        self._closing = Publication()
 
     @property
     def pending(self) -> PendingKeys:
@@ -295,12 +264,12 @@ class ShardWriter:
         """
         self._closing.wait()
         if self._closing.shard.parts:
-            self._closing = _Publication(self._closing.shard, self._publish)
+            self._closing = Publication(self._closing.shard, self._publish)
             self._closing.wait()
         if self._open.parts:
             # In this order: interrupted in between, it is published twice, and not never.
-            self._closing = _Publication(self._open, self._publish)
-            self._open = _OpenShard()
+            self._closing = Publication(self._open, self._publish)
+            self._open = OpenShard()
 
     def flush(self) -> None:
         """Close the open shard: all that was added is durable and catalogued when this returns.
@@ -314,12 +283,12 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Drop the open shard, and what could not be written; returns when no thread writes."""
-        self._open = _OpenShard()
+        self._open = OpenShard()
         with suppress(Exception):
             self._closing.wait()
-        self._closing = _Publication()
+        self._closing = Publication()
 
-    def _publish(self, shard: _OpenShard) -> None:
+    def _publish(self, shard: OpenShard) -> None:
         layout = RowLayout(self._limits.encoding, self._limits.compression)
         content = ordered_content(shard.parts, shard.table, self._view, layout)
         fingerprint, is_gone = self._view.fingerprint, True
@@ -334,43 +303,6 @@ class ShardWriter:
             is_gone = self._catalog.add_shard(record, path)
         self.published.append(record)
         self._on_publish(record)
-
-
-class _Publication:
-    """A shard that is being published by a thread of its own, or none.
-
-    Attributes:
-        shard: The shard; an empty one once it is published, and the same if that failed.
-    """
-
-    def __init__(
-        self,
-        shard: _OpenShard | None = None,
-        publish: Callable[[_OpenShard], None] = lambda _shard: None,
-    ) -> None:
-        self.shard = shard or _OpenShard()
-        self._publish = publish
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        if shard is not None:
-            self._thread = threading.Thread(target=self._run, name="publish-shard")
-            self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._publish(self.shard)
-            self.shard = _OpenShard()
-        except BaseException as error:
-            self._error = error
-
-    def wait(self) -> None:
-        """Return once it is published; what went wrong is raised here, once."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
 
 
 def _token_arrays(

@@ -41,8 +41,8 @@ class Batch:
     """B texts, padded to one length.
 
     Attributes:
-        values: Shape (B, L, dim), of the value dtype, float16 or float32; zeros from each text's length on. L is a
-            multiple of 8.
+        values: Shape (B, L, dim), float16 or float32 (the value dtype); zeros from each text's
+            length on. L is a multiple of 8.
         lengths: Tokens of each text, (B,) int32.
         labels: Class of each text, (B,) int32, a place in `FeatureStream.label_names`;
             -1 where the text has none.
