@@ -29,7 +29,7 @@ Built = Any
         (("--nope",), "No such option"),
         (("build",), "Missing argument"),
         (("build", "a.txt", "--nope"), "No such option"),
-        (("build", "a.txt", "--dtype", "int8"), "'int8' is not one of 'float16', 'float32'"),
+        (("build", "a.txt", "--dtype", "int4"), "'int4' is not one of 'float16', 'float32'"),
         (("build", "a.txt", "--max-tokens", "0"), "0 is not in the range x>=1"),
         (("build", "a.txt", "--max-tokens", "many"), "'many' is not a valid integer"),
         (("build", "a.txt", "--module"), "requires an argument"),
