@@ -17,7 +17,7 @@ from benchmarks.measure import Contender, Series, WrongAnswerError, elapsed, mea
 from benchmarks.report import Report, Target, named
 from benchmarks.scale import Scale
 from embedcache.keys import KEY_BYTES, Keys, sort_order, split_keys
-from embedcache.store.index import ViewIndex, segment_paths
+from embedcache.store.keyindex.index import ViewIndex, segment_paths
 from embedcache.store.reader import MAX_UNMERGED_KEYS
 
 OURS = "embedcache"

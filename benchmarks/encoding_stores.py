@@ -20,8 +20,8 @@ from benchmarks.measure import WrongAnswerError
 from embedcache import FeatureStore, FeatureStream
 from embedcache.modules.handles import DEFAULT_HANDLE
 from embedcache.precompute import BuildOptions
-from embedcache.store.compact import CompactOptions, compact_store
-from embedcache.store.shard_facts import shard_facts
+from embedcache.store.upkeep.compact import CompactOptions, compact_store
+from embedcache.store.upkeep.shard_facts import shard_facts
 from embedcache.store.writer import WriterLimits
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import embedcache
 from benchmarks.report import Table, Target
 from embedcache import FeatureStore, FeatureStream
-from embedcache.store.shard import Shard
+from embedcache.store.shards.shard import Shard
 from embedcache.store.writer import ShardWriter
 from embedcache.stream.stream import Batch
 

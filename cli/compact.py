@@ -11,8 +11,8 @@ from cli.common import format_bytes, json_option, open_user_store, plural, print
 from cli.sizes import grace_option, size
 
 if TYPE_CHECKING:
-    from embedcache.store.compact import CompactReport
-    from embedcache.store.retired import SweepReport
+    from embedcache.store.upkeep.compact import CompactReport
+    from embedcache.store.upkeep.retired import SweepReport
 
 
 @click.command("compact")
@@ -37,7 +37,7 @@ def command(
 
     Only shards that gain by it are touched. Builds and trainings may go on meanwhile.
     """
-    from embedcache.store.compact import CompactOptions, compact_store
+    from embedcache.store.upkeep.compact import CompactOptions, compact_store
     from embedcache.store.writer import WriterLimits
 
     limits = WriterLimits(max_shard_bytes=max_shard_bytes) if max_shard_bytes else WriterLimits()

@@ -19,7 +19,7 @@ from cli.corpus_options import corpus_options, read_options
 
 if TYPE_CHECKING:
     from embedcache.keys import Keys
-    from embedcache.store.forget import ForgetPlan, ForgetReport
+    from embedcache.store.upkeep.forget import ForgetPlan, ForgetReport
 
 
 @click.group("datasets")
@@ -99,7 +99,7 @@ def delete_dataset(context: click.Context, dataset: str, every: bool, as_json: b
 
     Its features stay until gc collects them, so that a build registers it again at once.
     """
-    from embedcache.store.deleting import delete_datasets, find_versions
+    from embedcache.store.upkeep.deleting import delete_datasets, find_versions
 
     with open_user_store(context) as store:
         deleted = delete_datasets(store, find_versions(store, dataset, every=every))
@@ -126,7 +126,7 @@ def forget(context: click.Context, /, file: str, yes: bool, as_json: bool, **set
     Let nothing else use the store meanwhile.
     """
     from embedcache.errors import StoreError
-    from embedcache.store.forget import forget_texts, plan_forget
+    from embedcache.store.upkeep.forget import forget_texts, plan_forget
 
     keys = _read_keys(file, settings)
     with open_user_store(context) as store:

@@ -14,7 +14,7 @@ from cli.view_options import VIEW_OPTIONS, VIEW_SETTINGS, shown_value, view_opti
 
 if TYPE_CHECKING:
     from embedcache.explain import Explanation, FieldDifference, OtherView
-    from embedcache.store.records import ViewRecord
+    from embedcache.store.database.records import ViewRecord
     from embedcache.store.store import FeatureStore
 
 _SHOWN_VIEWS = 5

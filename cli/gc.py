@@ -20,8 +20,8 @@ from cli.compact import print_sweep
 from cli.sizes import grace_option, size
 
 if TYPE_CHECKING:
-    from embedcache.store.gc import GcPlan, GcReport, ViewGarbage
     from embedcache.store.store import FeatureStore
+    from embedcache.store.upkeep.gc import GcPlan, GcReport, ViewGarbage
 
 
 @click.command("gc")
@@ -47,7 +47,7 @@ def command(
     or read under it. What it finds is only told; --yes deletes it. Shards younger than --grace
     are left alone.
     """
-    from embedcache.store.gc import GcOptions, collect_garbage, plan_gc
+    from embedcache.store.upkeep.gc import GcOptions, collect_garbage, plan_gc
 
     if yes and dry_run:
         raise click.UsageError("--yes and --dry-run exclude each other")

@@ -19,7 +19,7 @@ def command(context: click.Context, as_json: bool) -> None:
     recovered-VERSION, modules' handles with the next build. Nothing is deleted: a damaged
     catalog and damaged shards are put into quarantine. Let nothing else use the store.
     """
-    from embedcache.store.repair import repair_store
+    from embedcache.store.upkeep.repair import repair_store
 
     report = repair_store(store_path(context))
     if as_json:

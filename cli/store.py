@@ -18,7 +18,7 @@ from cli.common import (
 )
 
 if TYPE_CHECKING:
-    from embedcache.store.transfer import TransferReport
+    from embedcache.store.upkeep.transfer import TransferReport
 
 
 @click.group("store")
@@ -31,7 +31,7 @@ def command() -> None:
 @click.pass_context
 def show_info(context: click.Context, as_json: bool) -> None:
     """Say what the store takes, by kind."""
-    from embedcache.store.inventory import store_inventory
+    from embedcache.store.upkeep.inventory import store_inventory
 
     with open_user_store(context) as store:
         record = store_inventory(store)
@@ -101,7 +101,7 @@ def _transfer(
     is_push: bool,
 ) -> None:
     from embedcache.store.store import open_store
-    from embedcache.store.transfer import Selection, transfer
+    from embedcache.store.upkeep.transfer import Selection, transfer
 
     with (
         # The source first: nothing is made where there is none.

@@ -9,7 +9,7 @@ import click
 from cli.common import json_option, open_user_store, print_json
 
 if TYPE_CHECKING:
-    from embedcache.store.maintain import VerifyReport
+    from embedcache.store.upkeep.maintain import VerifyReport
 
 
 @click.command("verify")
@@ -23,7 +23,7 @@ def command(context: click.Context, fix: bool, as_json: bool) -> None:
 
     The status is 1 if something is wrong and left so.
     """
-    from embedcache.store.maintain import verify_store
+    from embedcache.store.upkeep.maintain import verify_store
 
     with open_user_store(context) as store:
         report = verify_store(store, fix=fix)

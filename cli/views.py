@@ -74,7 +74,7 @@ def delete_view(context: click.Context, view: str, yes: bool, grace: float, as_j
     Datasets and runs stay; a run on it cannot predict any more until its texts are built again.
     """
     from embedcache.errors import StoreError
-    from embedcache.store import deleting
+    from embedcache.store.upkeep import deleting
 
     with open_user_store(context) as store:
         record = store.catalog.find_view(view)

@@ -17,6 +17,7 @@ from typing import Any
 from cnn.backend import without_tensorflow
 from cnn.run import HISTORY_FILE, MODEL_FILE, RUN_FILE, Run
 from embedcache.errors import StoreError, StoreReadOnlyError
+from embedcache.store.database.records import RunRecord
 from embedcache.store.publish import (
     FILE_MODE,
     FOLDER_MODE,
@@ -24,7 +25,6 @@ from embedcache.store.publish import (
     mapped_os_errors,
     sync_folder,
 )
-from embedcache.store.records import RunRecord
 from embedcache.store.store import FeatureStore
 
 _NAME_CHARACTERS = 24

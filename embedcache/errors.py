@@ -23,7 +23,7 @@
 Each message is one line and says what happened, where, and what to do next. The command
 line prints it as ``error: …`` and ends with status 1; foreign exceptions are mapped to
 this tree at one boundary each: TensorFlow's in `embedcache.modules`, h5py's in
-`embedcache.store.shard`, SQLAlchemy's in `embedcache.store.sqlite`.
+`embedcache.store.shards.shard`, SQLAlchemy's in `embedcache.store.database.sqlite`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from embedcache.modules.inspection import (
 )
 from embedcache.modules.settings import ViewSettings
 from embedcache.pinning import PinnedModule, module_digest, pin_module
-from embedcache.store.catalog import Catalog
+from embedcache.store.database.catalog import Catalog
 from embedcache.view import FeatureView
 
 

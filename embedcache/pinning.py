@@ -25,8 +25,8 @@ from embedcache.modules.loading import ModuleFiles
 from embedcache.modules.loading import load_encoder as load_module_encoder
 from embedcache.modules.parsing import parse_handle
 from embedcache.modules.settings import ViewSettings, view_of_module
-from embedcache.store.catalog import Catalog
-from embedcache.store.records import ViewRecord
+from embedcache.store.database.catalog import Catalog
+from embedcache.store.database.records import ViewRecord
 from embedcache.view import FeatureView
 
 _SIBLING = "preprocess"

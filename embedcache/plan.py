@@ -17,10 +17,10 @@ from embedcache.errors import NotAStoreError
 from embedcache.keys import KEY_BYTES, Keys, keys_of_utf8
 from embedcache.pinning import pin_module
 from embedcache.precompute import BuildOptions
-from embedcache.store.codec import STORAGE_DTYPES, row_width
 from embedcache.store.dataset import count_unique
 from embedcache.store.publish import mapped_os_errors
 from embedcache.store.reader import ViewReader
+from embedcache.store.shards.codec import STORAGE_DTYPES, row_width
 from embedcache.store.store import open_store
 from embedcache.view import FeatureView
 

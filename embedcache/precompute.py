@@ -27,8 +27,8 @@ from embedcache.modules.handles import DEFAULT_HANDLE
 from embedcache.modules.settings import ViewSettings
 from embedcache.pinning import PinnedModule, pin_module, pin_module_of_view
 from embedcache.ragged import RaggedArray
+from embedcache.store.database.records import DatasetRecord, ViewRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.records import DatasetRecord, ViewRecord
 from embedcache.store.store import FeatureStore
 from embedcache.store.writer import WriterLimits
 from embedcache.view import MAX_TOKENS_DEFAULT, FeatureView

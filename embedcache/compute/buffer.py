@@ -15,7 +15,7 @@ from embedcache.encoder import SequenceEncoder, TokenizedTexts
 from embedcache.errors import EncodingError, ModuleError
 from embedcache.keys import Keys
 from embedcache.ragged import expand_ranges, splits_of_lengths
-from embedcache.store.format import FLAG_TRUNCATED
+from embedcache.store.shards.format import FLAG_TRUNCATED
 from embedcache.view import FeatureView
 
 

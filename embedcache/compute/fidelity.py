@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.errors import FidelityError
-from embedcache.store.codec import from_storage
+from embedcache.store.shards.codec import from_storage
 
 _TOLERANCE = 1e-3
 """Of a text's largest number. The sums of a batch are added in another order than those of

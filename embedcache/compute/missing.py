@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from embedcache.compute.fidelity import Fidelity
 from embedcache.keys import Keys
-from embedcache.store.codec import ReconstructionError
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.codec import ReconstructionError
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from embedcache.compute.missing import ComputeCounts, MissingTexts
 from embedcache.encoder import SequenceEncoder, TokenizedTexts
 from embedcache.errors import EncodingError, ModuleMemoryError
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.codec import BadRowError, ReconstructionError, to_storage
+from embedcache.store.shards.codec import BadRowError, ReconstructionError, to_storage
 from embedcache.store.writer import ShardWriter
 from embedcache.view import FeatureView
 

@@ -16,14 +16,14 @@ from embedcache.compute.windows import check_lengths
 from embedcache.encoder import TokenEncoder, TokenizedTexts
 from embedcache.errors import EncodingError
 from embedcache.ragged import expand_ranges, splits_of_lengths
-from embedcache.store.codec import (
+from embedcache.store.shards.codec import (
     STORAGE_DTYPES,
     BadRowError,
     ReconstructionError,
     row_width,
     to_storage,
 )
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
 from embedcache.store.writer import ShardWriter
 from embedcache.view import FeatureView
 

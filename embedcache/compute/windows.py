@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.errors import EncodingError
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
 
 
 @dataclass(frozen=True, slots=True)

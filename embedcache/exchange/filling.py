@@ -16,7 +16,7 @@ from embedcache.exchange.sources import FeatureSource
 from embedcache.exchange.texts import NO_MATRIX, Documents
 from embedcache.keys import Keys
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.codec import BadRowError, to_storage
+from embedcache.store.shards.codec import BadRowError, to_storage
 from embedcache.store.store import FeatureStore
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView

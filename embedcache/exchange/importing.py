@@ -23,8 +23,8 @@ from embedcache.precompute import (
     checked_dataset_name,
     default_dataset_name,
 )
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.records import DatasetRecord
 from embedcache.store.store import FeatureStore
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView

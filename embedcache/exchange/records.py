@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 import embedcache
 from embedcache.keys import Keys
+from embedcache.store.database.records import ViewRecord
 from embedcache.store.dataset import Dataset
 from embedcache.store.reader import ViewReader
-from embedcache.store.records import ViewRecord
 from embedcache.store.refs import FeatureRefs
 from embedcache.store.store import FeatureStore
 from embedcache.stream.stream import FeatureStream

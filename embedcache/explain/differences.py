@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from embedcache.modules.settings import CONTEXT_WORDS_DEFAULT
-from embedcache.store.records import ViewRecord
+from embedcache.store.database.records import ViewRecord
 from embedcache.view import FeatureView
 
 _WITHOUT = "without "

@@ -11,8 +11,8 @@ import numpy as np
 from embedcache.errors import EmbedCacheError
 from embedcache.explain.differences import OtherView, view_differences
 from embedcache.keys import Keys
-from embedcache.store.records import ShardRecord, ViewRecord
-from embedcache.store.shard import Shard
+from embedcache.store.database.records import ShardRecord, ViewRecord
+from embedcache.store.shards.shard import Shard
 from embedcache.store.store import FeatureStore
 
 _HINT_SHARDS = 64

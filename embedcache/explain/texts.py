@@ -15,9 +15,9 @@ from embedcache.explain.near_texts import near_texts
 from embedcache.keys import Keys, keys_of_texts, keys_of_utf8, split_keys, utf8_of_text
 from embedcache.modules.settings import ViewSettings
 from embedcache.pinning import pin_module
+from embedcache.store.database.records import ViewRecord
 from embedcache.store.reader import ViewReader
-from embedcache.store.records import ViewRecord
-from embedcache.store.shard import Shard
+from embedcache.store.shards.shard import Shard
 from embedcache.store.store import FeatureStore
 from embedcache.view import FeatureView
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from embedcache.errors import CorruptShardError, DamagedIndexError, KeyNotFoundError
 from embedcache.keys import Keys
 from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths, whole_rows
-from embedcache.store.codec import VALUE_DTYPES
-from embedcache.store.damage import MissingShardError, corrupt_message
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
-from embedcache.store.index import ViewIndex, remove_index, save_quietly
+from embedcache.store.keyindex.index import ViewIndex, remove_index, save_quietly
 from embedcache.store.layout import StoreLayout
-from embedcache.store.padding import PaddedPositions, PlainRows, copy_texts
 from embedcache.store.refs import SEVERAL, FeatureRefs, Members, TokenRecord, by_shard
-from embedcache.store.shard import Shard
+from embedcache.store.shards.codec import VALUE_DTYPES
+from embedcache.store.shards.damage import MissingShardError, corrupt_message
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.padding import PaddedPositions, PlainRows, copy_texts
+from embedcache.store.shards.shard import Shard
 from embedcache.view import FeatureView
 
 MAX_UNMERGED_KEYS = 1 << 21

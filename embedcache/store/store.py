@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from embedcache.errors import KeyNotFoundError, StoreError, UnknownNameError
 from embedcache.keys import keys_of_texts
 from embedcache.ragged import RaggedArray
-from embedcache.store.adopt import adopt_shards
-from embedcache.store.catalog import Catalog
+from embedcache.store.database.catalog import Catalog
+from embedcache.store.database.records import DatasetRecord, ShardRecord, ViewRecord
 from embedcache.store.dataset import Dataset, load_dataset
 from embedcache.store.layout import StoreLayout
 from embedcache.store.reader import ViewReader
-from embedcache.store.records import DatasetRecord, ShardRecord, ViewRecord
 from embedcache.store.refs import FeatureRefs
+from embedcache.store.upkeep.adopt import adopt_shards
 from embedcache.store.writer import ShardWriter, WriterLimits
 from embedcache.view import FeatureView
 

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from embedcache.errors import EncodingError
 from embedcache.keys import KEY_BYTES, Keys
-from embedcache.store.blocks import require_zstd
-from embedcache.store.catalog import Catalog
-from embedcache.store.codec import STORAGE_DTYPES, row_width
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED, TOKEN_DATASETS, Arrays
-from embedcache.store.image import COMPRESSIONS
+from embedcache.store.database.catalog import Catalog
+from embedcache.store.database.records import ShardRecord
 from embedcache.store.layout import StoreLayout
-from embedcache.store.open_shard import OpenShard, PendingKeys, Publication
-from embedcache.store.ordering import Part, RowLayout, ordered_content
 from embedcache.store.publish import PendingFile
-from embedcache.store.records import ShardRecord
+from embedcache.store.shards.blocks import require_zstd
+from embedcache.store.shards.codec import STORAGE_DTYPES, row_width
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED, TOKEN_DATASETS, Arrays
+from embedcache.store.shards.image import COMPRESSIONS
+from embedcache.store.shards.open_shard import OpenShard, PendingKeys, Publication
+from embedcache.store.shards.ordering import Part, RowLayout, ordered_content
 from embedcache.view import FeatureView
 
 MAX_SHARD_BYTES = 256 << 20
@@ -63,7 +63,7 @@ class WriterLimits:
 
 
 Flags = NDArray[np.uint8] | NDArray[np.bool_]
-"""Flags of n texts, (n,): bits of `embedcache.store.shard`, or bool: True for a cut text."""
+"""Flags of n texts, (n,): bits of `embedcache.store.shards.shard`, or bool: True for a cut text."""
 
 
 class ShardWriter:

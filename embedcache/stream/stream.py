@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from embedcache.errors import KeyNotFoundError, UnknownNameError
 from embedcache.keys import Keys
+from embedcache.store.database.records import ViewRecord
 from embedcache.store.dataset import Dataset
-from embedcache.store.records import ViewRecord
 from embedcache.store.refs import FeatureRefs
 from embedcache.store.store import FeatureStore
 from embedcache.stream.buffers import BatchBuffers

@@ -33,8 +33,8 @@ def test_a_build_says_what_it_computed(ec: CommandLine, tmp_path: Path, tiny_mod
         r"checked alone against the module: 2 texts, largest difference 0\.\d+", lines[2]
     )
     assert re.fullmatch(
-        r"storing changed the numbers by [\d.e-]+ of their size, one by up to [\d.e-]+ of the largest"
-        r" in its row",
+        r"storing changed the numbers by [\d.e-]+ of their size, one by up to [\d.e-]+ of the"
+        r" largest in its row",
         lines[3],
     )
     assert re.fullmatch(r"\d+\.\d\d s, [\d,]+ texts/s", lines[4])

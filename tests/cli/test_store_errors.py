@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import embedcache
-from embedcache.store.catalog import Catalog
+from embedcache.store.database.catalog import Catalog
 
 CommandLine = Any
 Processes = Any

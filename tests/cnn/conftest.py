@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from cnn import Run, TrainConfig, train
 from embedcache.keys import keys_of_texts
 from embedcache.store import FeatureStore, open_store
-from embedcache.store.codec import to_storage
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.records import DatasetRecord
+from embedcache.store.shards.codec import to_storage
 from embedcache.view import FeatureView
 
 DIM = 16

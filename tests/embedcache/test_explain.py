@@ -37,7 +37,7 @@ from embedcache.modules.facts import (
 )
 from embedcache.modules.handles import files_digest
 from embedcache.modules.settings import ViewSettings
-from embedcache.store.records import ViewRecord
+from embedcache.store.database.records import ViewRecord
 from embedcache.store.store import FeatureStore
 from embedcache.view import FeatureView
 from tests.embedcache.store.programs import VIEW, add_texts, matrix_of, put

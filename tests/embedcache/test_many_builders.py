@@ -23,8 +23,8 @@ from embedcache.compute.sequences import SequenceComputer
 from embedcache.keys import keys_of_texts
 from embedcache.precompute import BuildOptions
 from embedcache.store.leases import LeaseNames
-from embedcache.store.maintain import verify_store
 from embedcache.store.store import FeatureStore
+from embedcache.store.upkeep.maintain import verify_store
 from tests.embedcache import builders
 from tests.embedcache.builders import VIEW, Settings
 from tests.embedcache.compute.fakes import FakeSequenceEncoder

@@ -22,7 +22,7 @@ from embedcache.modules.facts import (
 from embedcache.modules.handles import files_digest
 from embedcache.modules.settings import ViewSettings
 from embedcache.pinning import module_digest, pin_module, pin_module_of_view
-from embedcache.store.catalog import Catalog
+from embedcache.store.database.catalog import Catalog
 
 WORDS = ModuleFacts(
     kind=BAG_OF_WORDS, signature="__call__", dim=8, tokenizer="space", combiner="sum"

@@ -25,8 +25,8 @@ from embedcache.modules.bag_of_words import BagOfWordsEncoder, combine_rows
 from embedcache.modules.handles import DEFAULT_HANDLE
 from embedcache.pinning import module_digest, pin_module
 from embedcache.precompute import BuildOptions, BuildProgress, default_dataset_name
-from embedcache.store.maintain import verify_store
 from embedcache.store.store import FeatureStore
+from embedcache.store.upkeep.maintain import verify_store
 from embedcache.store.writer import WriterLimits
 
 MakeModule = Callable[..., Path]

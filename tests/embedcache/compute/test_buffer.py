@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from embedcache.compute.buffer import SequenceBuffer, WholeTexts, longest_window
 from embedcache.errors import EncodingError, ModuleError
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
 from embedcache.view import FeatureView
 from tests.embedcache.compute.fakes import (
     DIM,

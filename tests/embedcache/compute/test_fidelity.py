@@ -14,7 +14,7 @@ from embedcache.compute.fidelity import (
     FidelityReport,
 )
 from embedcache.errors import FidelityError
-from embedcache.store.codec import STORAGE_DTYPES, to_storage
+from embedcache.store.shards.codec import STORAGE_DTYPES, to_storage
 
 PLACE = "corpus.txt:7"
 

@@ -18,8 +18,8 @@ from embedcache.compute.missing import ComputeCounts
 from embedcache.compute.sequences import SequenceComputer
 from embedcache.errors import DiskFullError, EncodingError, FidelityError, ModuleMemoryError
 from embedcache.keys import keys_of_utf8
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
-from embedcache.store.shard import Shard
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.shard import Shard
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView
 from tests.embedcache.compute.conftest import MakeComputer

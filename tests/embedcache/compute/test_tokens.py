@@ -15,9 +15,9 @@ from embedcache.compute.missing import ComputeCounts
 from embedcache.compute.tokens import TokenTable
 from embedcache.errors import EncodingError, FidelityError, ModuleMemoryError
 from embedcache.keys import keys_of_utf8
-from embedcache.store.codec import ReconstructionError
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
-from embedcache.store.shard import Shard
+from embedcache.store.shards.codec import ReconstructionError
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.shard import Shard
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView
 from tests.embedcache.compute.conftest import MakeComputer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedcache.compute.windows import check_lengths, plan_windows
 from embedcache.errors import EncodingError
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
 
 fixed = settings(derandomize=True, deadline=None, max_examples=300)
 some_lengths = st.lists(st.integers(0, 120), max_size=12)

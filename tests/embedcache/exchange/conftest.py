@@ -13,8 +13,8 @@ import pytest
 import embedcache
 from embedcache.exchange.importing import ImportOptions, ImportReport, import_features
 from embedcache.keys import keys_of_texts
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.records import DatasetRecord
 
 FOLDER = Path(__file__).parent
 TEXTS = [f"text {number}" for number in range(60)] + ["text 3", ""]

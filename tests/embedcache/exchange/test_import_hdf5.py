@@ -16,8 +16,8 @@ import embedcache
 from embedcache.errors import CorpusError, ExchangeError, ModuleError
 from embedcache.exchange import hdf5_reader
 from embedcache.exchange.importing import ImportOptions, ImportReport, import_features
-from embedcache.store.maintain import verify_store
 from embedcache.store.store import FeatureStore
+from embedcache.store.upkeep.maintain import verify_store
 from embedcache.store.writer import WriterLimits
 
 Import = Callable[..., ImportReport]

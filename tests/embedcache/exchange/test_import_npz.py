@@ -21,8 +21,8 @@ from embedcache.errors import ExchangeError
 from embedcache.exchange.exporting import export_dataset
 from embedcache.exchange.importing import ImportReport, import_features
 from embedcache.keys import keys_of_texts
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.records import DatasetRecord
 from embedcache.store.store import FeatureStore
 from embedcache.view import FeatureView
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-import embedcache.store.index as index_module
+import embedcache.store.keyindex.index as index_module
 from embedcache.keys import KEY_BYTES, Keys, sort_order
-from embedcache.store.index import ViewIndex, remove_index, segment_paths
+from embedcache.store.keyindex.index import ViewIndex, remove_index, segment_paths
 
 
 def keys_of(keys: Sequence[bytes]) -> Keys:

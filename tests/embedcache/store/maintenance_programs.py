@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.keys import key_of_text, keys_of_texts
-from embedcache.store.catalog import Catalog
-from embedcache.store.compact import CompactOptions, compact_store
+from embedcache.store.database.catalog import Catalog
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.forget import forget_texts
-from embedcache.store.gc import GcOptions, collect_garbage
-from embedcache.store.maintain import verify_store
-from embedcache.store.records import DatasetRecord
 from embedcache.store.store import FeatureStore, open_store
-from embedcache.store.transfer import transfer
+from embedcache.store.upkeep.compact import CompactOptions, compact_store
+from embedcache.store.upkeep.forget import forget_texts
+from embedcache.store.upkeep.gc import GcOptions, collect_garbage
+from embedcache.store.upkeep.maintain import verify_store
+from embedcache.store.upkeep.transfer import transfer
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView
 

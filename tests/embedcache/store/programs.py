@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from embedcache.errors import EmbedCacheError
 from embedcache.keys import key_of_text, keys_of_texts
-from embedcache.store.shard import Shard
+from embedcache.store.shards.shard import Shard
 from embedcache.store.store import FeatureStore, open_store
 from embedcache.store.writer import ShardWriter, WriterLimits
 from embedcache.view import FeatureView

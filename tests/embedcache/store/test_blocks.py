@@ -18,19 +18,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import embedcache.store.blocks as blocks_module
-import embedcache.store.image as image_module
-import embedcache.store.shard as shard_module
-import embedcache.store.structure as structure_module
+import embedcache.store.shards.blocks as blocks_module
+import embedcache.store.shards.image as image_module
+import embedcache.store.shards.shard as shard_module
+import embedcache.store.shards.structure as structure_module
 from embedcache.errors import CorruptShardError, StoreError
 from embedcache.keys import keys_of_texts, sort_order
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.blocks import KEPT_BLOCKS, BlockRows, unpacked_bytes
-from embedcache.store.codec import STORAGE_DTYPES, split_scales, to_storage
-from embedcache.store.image import ShardContent
-from embedcache.store.padding import PaddedPositions
-from embedcache.store.shard import Shard
-from embedcache.store.structure import DatasetPlace
+from embedcache.store.shards.blocks import KEPT_BLOCKS, BlockRows, unpacked_bytes
+from embedcache.store.shards.codec import STORAGE_DTYPES, split_scales, to_storage
+from embedcache.store.shards.image import ShardContent
+from embedcache.store.shards.padding import PaddedPositions
+from embedcache.store.shards.shard import Shard
+from embedcache.store.shards.structure import DatasetPlace
 from embedcache.view import FeatureView
 
 DTYPES = tuple(STORAGE_DTYPES)

@@ -27,10 +27,10 @@ from embedcache.errors import (
     StoreVersionError,
     UnknownNameError,
 )
-from embedcache.store import schema
-from embedcache.store.catalog import LOCK_TIMEOUT_S, Catalog
-from embedcache.store.records import DatasetRecord, RunRecord, ShardRecord, ViewRecord
-from embedcache.store.sqlite import Database
+from embedcache.store.database import schema
+from embedcache.store.database.catalog import LOCK_TIMEOUT_S, Catalog
+from embedcache.store.database.records import DatasetRecord, RunRecord, ShardRecord, ViewRecord
+from embedcache.store.database.sqlite import Database
 from embedcache.store.store import FeatureStore, open_store
 from embedcache.view import FeatureView
 

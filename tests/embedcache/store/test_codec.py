@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedcache.store.codec import (
+from embedcache.store.shards.codec import (
     STORAGE_DTYPES,
     VALUE_DTYPES,
     BadRowError,

@@ -15,12 +15,12 @@ import pytest
 import embedcache
 from embedcache.errors import CorruptShardError, StoreLockedError
 from embedcache.keys import Keys, keys_of_texts
-from embedcache.store import membership
-from embedcache.store.compact import CompactOptions, CompactReport, compact_store
-from embedcache.store.locking import maintenance_lock
-from embedcache.store.membership import NOWHERE, RankedKeys, first_copies, ranks_of
-from embedcache.store.rewrite import facts_of
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep import membership
+from embedcache.store.upkeep.compact import CompactOptions, CompactReport, compact_store
+from embedcache.store.upkeep.locking import maintenance_lock
+from embedcache.store.upkeep.membership import NOWHERE, RankedKeys, first_copies, ranks_of
+from embedcache.store.upkeep.rewrite import facts_of
 from embedcache.store.writer import WriterLimits
 
 TEXTS = [f"text {number}" for number in range(60)]

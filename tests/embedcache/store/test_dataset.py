@@ -27,8 +27,8 @@ from embedcache.errors import (
     UnknownNameError,
 )
 from embedcache.keys import keys_of_texts
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import Dataset, DatasetWriter, count_unique, load_dataset
-from embedcache.store.records import DatasetRecord
 from embedcache.store.store import FeatureStore
 
 Document = tuple[str, tuple[str, ...], str]

@@ -11,13 +11,13 @@ import pytest
 from embedcache.errors import StoreLockedError, UnknownNameError
 from embedcache.keys import keys_of_texts
 from embedcache.store.dataset import Dataset
-from embedcache.store.deleting import delete_datasets, delete_view, find_versions
-from embedcache.store.forget import forget_texts, plan_forget
-from embedcache.store.garbage import size_of
-from embedcache.store.gc import GcOptions, plan_gc
-from embedcache.store.locking import maintenance_lock
-from embedcache.store.maintain import verify_store
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep.deleting import delete_datasets, delete_view, find_versions
+from embedcache.store.upkeep.forget import forget_texts, plan_forget
+from embedcache.store.upkeep.garbage import size_of
+from embedcache.store.upkeep.gc import GcOptions, plan_gc
+from embedcache.store.upkeep.locking import maintenance_lock
+from embedcache.store.upkeep.maintain import verify_store
 
 KEPT = [f"kept {number}" for number in range(20)]
 GONE = [f"gone {number}" for number in range(4)]
@@ -142,7 +142,7 @@ def test_dataset_of_nothing_else_is_registered_no_more(
 def test_unlabelled_dataset_of_many_batches_is_replaced(
     store: FeatureStore, upkeep: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedcache.store.dataset_without._BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr("embedcache.store.upkeep.dataset_without._BATCH_DOCUMENTS", 3)
     texts = KEPT[:7] + GONE + KEPT[7:]
     upkeep.register(store, "mine", texts, ids=[f"id {text}" for text in texts])
     forget_texts(store, keys_of_texts(GONE))

@@ -12,14 +12,14 @@ import pytest
 
 from embedcache.errors import CorruptShardError, StoreLockedError
 from embedcache.keys import keys_of_texts
-from embedcache.store import gc
-from embedcache.store.catalog_datasets import USE_PERIOD_S
+from embedcache.store.database.catalog_datasets import USE_PERIOD_S
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.garbage import ORPHAN_AGE_S, QUARANTINE_AGE_S
-from embedcache.store.gc import GcOptions, GcPlan, collect_garbage, plan_gc
-from embedcache.store.locking import maintenance_lock
-from embedcache.store.retired import sweep
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep import gc
+from embedcache.store.upkeep.garbage import ORPHAN_AGE_S, QUARANTINE_AGE_S
+from embedcache.store.upkeep.gc import GcOptions, GcPlan, collect_garbage, plan_gc
+from embedcache.store.upkeep.locking import maintenance_lock
+from embedcache.store.upkeep.retired import sweep
 
 NOW = GcOptions(grace_s=0)
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import xxhash
 
-import embedcache.store.shard as shard_module
+import embedcache.store.shards.shard as shard_module
 from embedcache.errors import CorruptShardError, StoreVersionError
-from embedcache.store.format import FORMAT_VERSION
-from embedcache.store.shard import Shard
+from embedcache.store.shards.format import FORMAT_VERSION
+from embedcache.store.shards.shard import Shard
 from embedcache.view import SCHEMA_VERSION
 
 Change = Callable[[h5py.File], None]

@@ -20,17 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import embedcache
-import embedcache.store.index as index_module
-import embedcache.store.index_checks as checks_module
-import embedcache.store.segment as segment_module
+import embedcache.store.keyindex.index as index_module
+import embedcache.store.keyindex.index_checks as checks_module
+import embedcache.store.keyindex.segment as segment_module
 from embedcache.errors import CorruptShardError, DamagedIndexError, StoreError
 from embedcache.keys import KEY_BYTES, Keys, sort_order
-from embedcache.store.index import ViewIndex, remove_index, save_quietly, segment_paths
-from embedcache.store.index_checks import IndexChecks
+from embedcache.store.keyindex.index import ViewIndex, remove_index, save_quietly, segment_paths
+from embedcache.store.keyindex.index_checks import IndexChecks
+from embedcache.store.keyindex.segment import Segment, write_segment
+from embedcache.store.keyindex.sorted_keys import SortedKeys
 from embedcache.store.publish import PendingFile
 from embedcache.store.reader import ViewReader
-from embedcache.store.segment import Segment, write_segment
-from embedcache.store.sorted_keys import SortedKeys
 from embedcache.store.store import FeatureStore, open_store
 
 NUM_RANDOM_DAMAGES = 150

@@ -17,15 +17,15 @@ import pytest
 
 from embedcache.errors import StoreError, StoreLockedError, StoreVersionError
 from embedcache.keys import keys_of_texts
-from embedcache.store import maintain
-from embedcache.store.adopt import file_digest
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.format import FORMAT_VERSION, attributes_checksum, content_digest
-from embedcache.store.locking import maintenance_lock
-from embedcache.store.maintain import VerifyReport, verify_store
-from embedcache.store.records import DatasetRecord
-from embedcache.store.retired import sweep
+from embedcache.store.shards.format import FORMAT_VERSION, attributes_checksum, content_digest
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep import maintain
+from embedcache.store.upkeep.adopt import file_digest
+from embedcache.store.upkeep.locking import maintenance_lock
+from embedcache.store.upkeep.maintain import VerifyReport, verify_store
+from embedcache.store.upkeep.retired import sweep
 
 SHARDS = (["a", "b"], ["c"], ["d", "e", "f"])
 

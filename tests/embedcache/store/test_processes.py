@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Callable
 from types import ModuleType
 
-from embedcache.store.catalog import Catalog
-from embedcache.store.maintain import verify_store
+from embedcache.store.database.catalog import Catalog
 from embedcache.store.store import FeatureStore
+from embedcache.store.upkeep.maintain import verify_store
 
 SHARD_TEXTS = 5
 

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from embedcache.errors import DiskFullError, StoreError, StoreReadOnlyError
-from embedcache.store.maintain import verify_store
 from embedcache.store.publish import make_folder, mapped_os_errors, publish_file
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep.maintain import verify_store
 
 Run = Callable[..., str]
 

@@ -18,14 +18,14 @@ import embedcache.store.reader as reader_module
 from embedcache.errors import CorruptShardError, DamagedIndexError, KeyNotFoundError
 from embedcache.keys import keys_of_texts, sort_order
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.codec import VALUE_DTYPES, from_storage, split_scales, to_storage
-from embedcache.store.image import ShardContent
-from embedcache.store.index import ViewIndex
-from embedcache.store.maintain import verify_store
-from embedcache.store.padding import PaddedPositions
+from embedcache.store.keyindex.index import ViewIndex
 from embedcache.store.refs import by_shard
-from embedcache.store.shard import Shard
+from embedcache.store.shards.codec import VALUE_DTYPES, from_storage, split_scales, to_storage
+from embedcache.store.shards.image import ShardContent
+from embedcache.store.shards.padding import PaddedPositions
+from embedcache.store.shards.shard import Shard
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep.maintain import verify_store
 from embedcache.view import FeatureView
 
 DTYPES = tuple(VALUE_DTYPES)

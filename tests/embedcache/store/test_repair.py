@@ -11,11 +11,11 @@ from types import ModuleType
 import pytest
 
 from embedcache.errors import NotAStoreError, StoreLockedError, StoreVersionError
-from embedcache.store.inventory import store_inventory
-from embedcache.store.locking import maintenance_lock
-from embedcache.store.maintain import verify_store
-from embedcache.store.repair import repair_store
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep.inventory import store_inventory
+from embedcache.store.upkeep.locking import maintenance_lock
+from embedcache.store.upkeep.maintain import verify_store
+from embedcache.store.upkeep.repair import repair_store
 
 A = [f"a {number}" for number in range(200)]
 B = [f"b {number}" for number in range(10)]

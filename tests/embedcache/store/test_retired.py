@@ -10,14 +10,14 @@ from types import ModuleType
 import pytest
 
 from embedcache.errors import StoreLockedError
-from embedcache.store.adopt import adopt_shards
-from embedcache.store.catalog_shards import DATASET, SHARD
-from embedcache.store.garbage import ORPHAN_AGE_S, delete_garbage, find_garbage
-from embedcache.store.locking import maintenance_lock
-from embedcache.store.maintain import verify_store
-from embedcache.store.records import ShardRecord
-from embedcache.store.retired import plan_sweep, sweep
+from embedcache.store.database.catalog_shards import DATASET, SHARD
+from embedcache.store.database.records import ShardRecord
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep.adopt import adopt_shards
+from embedcache.store.upkeep.garbage import ORPHAN_AGE_S, delete_garbage, find_garbage
+from embedcache.store.upkeep.locking import maintenance_lock
+from embedcache.store.upkeep.maintain import verify_store
+from embedcache.store.upkeep.retired import plan_sweep, sweep
 
 
 def _shard(store: FeatureStore) -> tuple[ShardRecord, Path]:

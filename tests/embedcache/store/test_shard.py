@@ -20,13 +20,13 @@ import h5py
 import numpy as np
 import pytest
 
-import embedcache.store.image as image_module
-import embedcache.store.shard as shard_module
+import embedcache.store.shards.image as image_module
+import embedcache.store.shards.shard as shard_module
 from embedcache.errors import CorruptShardError, StoreError
 from embedcache.keys import keys_of_texts, sort_order
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.image import ShardContent
-from embedcache.store.shard import Shard
+from embedcache.store.shards.image import ShardContent
+from embedcache.store.shards.shard import Shard
 from embedcache.view import FeatureView
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "shard-format.md"

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import embedcache.store.ordering as ordering_module
 import embedcache.store.reader as reader_module
+import embedcache.store.shards.ordering as ordering_module
 import embedcache.store.writer as writer_module
 from embedcache.errors import (
     CorpusError,
@@ -28,13 +28,13 @@ from embedcache.errors import (
     UnknownNameError,
 )
 from embedcache.keys import keys_of_texts
-from embedcache.store.catalog import Catalog
-from embedcache.store.codec import BadRowError, to_storage
-from embedcache.store.maintain import verify_store
+from embedcache.store.database.catalog import Catalog
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.reader import ViewReader
-from embedcache.store.records import DatasetRecord
 from embedcache.store.refs import FeatureRefs
+from embedcache.store.shards.codec import BadRowError, to_storage
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep.maintain import verify_store
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from embedcache.errors import DiskFullError, StoreError, UnknownNameError
-from embedcache.store import transfer as transfer_file
-from embedcache.store.compact import CompactOptions, compact_store
 from embedcache.store.store import FeatureStore, open_store
-from embedcache.store.transfer import Selection, TransferReport, transfer
+from embedcache.store.upkeep import transfer as transfer_file
+from embedcache.store.upkeep.compact import CompactOptions, compact_store
+from embedcache.store.upkeep.transfer import Selection, TransferReport, transfer
 
 A = [f"a {number}" for number in range(10)]
 B = [f"b {number}" for number in range(10)]

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from embedcache.errors import DiskFullError, EncodingError, StoreError
 from embedcache.keys import keys_of_texts
 from embedcache.ragged import splits_of_lengths
-from embedcache.store.codec import from_storage, to_storage
-from embedcache.store.compact import CompactOptions, compact_store
-from embedcache.store.format import FLAG_TRUNCATED, FLAG_WINDOWED, content_digest
-from embedcache.store.maintain import verify_store
 from embedcache.store.publish import PendingFile
-from embedcache.store.shard import Shard
+from embedcache.store.shards.codec import from_storage, to_storage
+from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED, content_digest
+from embedcache.store.shards.shard import Shard
 from embedcache.store.store import FeatureStore, open_store
+from embedcache.store.upkeep.compact import CompactOptions, compact_store
+from embedcache.store.upkeep.maintain import verify_store
 from embedcache.store.writer import ShardWriter, WriterLimits
 from embedcache.view import STORAGE_DTYPES, FeatureView
 

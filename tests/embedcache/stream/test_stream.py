@@ -24,9 +24,9 @@ from embedcache.keys import keys_of_texts
 from embedcache.modules.facts import Layer, ModuleFacts
 from embedcache.modules.loading import ModuleFiles
 from embedcache.modules.settings import ViewSettings, view_of_module
-from embedcache.store.codec import from_storage, to_storage
+from embedcache.store.database.records import DatasetRecord
 from embedcache.store.dataset import DatasetWriter
-from embedcache.store.records import DatasetRecord
+from embedcache.store.shards.codec import from_storage, to_storage
 from embedcache.store.store import FeatureStore, open_store
 from embedcache.stream import FeatureStream
 from embedcache.stream.stream import Batch, padded_length

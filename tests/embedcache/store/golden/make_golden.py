@@ -16,7 +16,7 @@ import numpy as np
 
 from embedcache.keys import keys_of_texts, sort_order
 from embedcache.ragged import expand_ranges, splits_of_lengths
-from embedcache.store.image import ShardContent
+from embedcache.store.shards.image import ShardContent
 from embedcache.view import FeatureView
 
 # Version 1. Nothing of this may change any more: these shards are read for ever.

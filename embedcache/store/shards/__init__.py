@@ -1,0 +1,1 @@
+"""Shards: what a file holds, how it is written, and how it is read."""

@@ -1,0 +1,1 @@
+"""Looking after a store: verifying, mending, compacting, collecting, forgetting, copying."""
