@@ -72,6 +72,16 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """What a folder holds by a glob pattern, sorted; nothing if it is not there.
+
+    Raises:
+        StoreError: if it cannot be looked into.
+    """
+    with mapped_os_errors(folder):
+        return sorted(folder.glob(pattern))
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to the device."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

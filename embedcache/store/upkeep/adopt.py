@@ -17,7 +17,7 @@ from embedcache.errors import CorruptShardError, StoreError, StoreVersionError
 from embedcache.store.database.catalog import Catalog
 from embedcache.store.database.records import ShardRecord
 from embedcache.store.layout import StoreLayout
-from embedcache.store.publish import make_folder, mapped_os_errors
+from embedcache.store.publish import find_files, make_folder, mapped_os_errors
 from embedcache.store.shards.format import attributes_checksum, content_digest
 from embedcache.store.shards.shard import Shard
 from embedcache.store.upkeep.retired import retired_path
@@ -116,7 +116,7 @@ def adopt_shards(layout: StoreLayout, catalog: Catalog) -> list[Path]:
 def orphan_shards(layout: StoreLayout, catalog: Catalog) -> list[Path]:
     """The files among the shards that the catalog neither names nor has retired."""
     # In this order: what another process catalogues, retires or deletes meanwhile is none.
-    files = sorted(layout.shards.glob("*/*"))
+    files = find_files(layout.shards, "*/*")
     known = {layout.shard_path(record.view, record.digest) for record in catalog.shards()}
     known |= {retired_path(layout, record) for record in catalog.retired()}
     return [path for path in files if path not in known and path.exists()]

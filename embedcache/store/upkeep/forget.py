@@ -17,6 +17,7 @@ from embedcache.errors import CorruptShardError, StoreVersionError
 from embedcache.keys import Keys, sort_order
 from embedcache.store.database.records import DatasetRecord, ViewRecord
 from embedcache.store.dataset import Dataset
+from embedcache.store.publish import find_files
 from embedcache.store.shards.shard import Shard
 from embedcache.store.store import FeatureStore
 from embedcache.store.upkeep.adopt import orphan_shards
@@ -201,8 +202,8 @@ def _suspects(store: FeatureStore, wanted: Keys) -> Iterator[Path]:
     for folder in find_references(store).unregistered:
         if _may_have(lambda folder=folder: keys_of_folder(folder), wanted):  # type: ignore[misc]
             yield folder
-    yield from sorted(store.layout.tmp.glob("*"))
-    yield from sorted(store.layout.quarantine.glob("*"))
+    yield from find_files(store.layout.tmp, "*")
+    yield from find_files(store.layout.quarantine, "*")
 
 
 def _may_have(source: KeySource, wanted: Keys) -> bool:

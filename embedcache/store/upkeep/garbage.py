@@ -11,6 +11,7 @@ from pathlib import Path
 
 from embedcache.store.database.catalog import Catalog
 from embedcache.store.layout import StoreLayout
+from embedcache.store.publish import find_files
 from embedcache.store.upkeep.adopt import orphan_shards
 from embedcache.store.upkeep.retired import delete_path
 
@@ -54,13 +55,13 @@ def find_garbage(
     if quarantine:
         found += [
             Garbage("quarantine", path, size_of(path))
-            for path in sorted(layout.quarantine.glob("*"))
+            for path in find_files(layout.quarantine, "*")
             if _age_of(path) > QUARANTINE_AGE_S
         ]
     known = {record.fingerprint for record in catalog.views()}
     found += [
         Garbage("index", path, size_of(path))
-        for path in sorted(layout.index.glob("*"))
+        for path in find_files(layout.index, "*")
         # Derived, so it need not be old.
         if path.name.split(".")[0] not in known
     ]
@@ -69,7 +70,7 @@ def find_garbage(
 
 def _candidates(layout: StoreLayout, catalog: Catalog) -> Iterator[tuple[str, Path]]:
     yield from (("orphan", path) for path in orphan_shards(layout, catalog))
-    yield from (("tmp", path) for path in sorted(layout.tmp.glob("*")))
+    yield from (("tmp", path) for path in find_files(layout.tmp, "*"))
 
 
 def delete_garbage(layout: StoreLayout, catalog: Catalog, garbage: Garbage) -> bool:
@@ -108,5 +109,5 @@ def _stats_of(path: Path) -> list[os.stat_result]:
         found.append(path.lstat())
     if path.is_dir() and not path.is_symlink():
         # The folder itself is as old as its youngest entry, at least; its size is no data.
-        found = [inner for entry in sorted(path.glob("*")) for inner in _stats_of(entry)] or found
+        found = [inner for entry in find_files(path, "*") for inner in _stats_of(entry)] or found
     return found

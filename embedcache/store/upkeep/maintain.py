@@ -14,6 +14,7 @@ import numpy as np
 from embedcache.errors import CorruptShardError
 from embedcache.store.database.catalog_shards import DATASET, SHARD
 from embedcache.store.database.records import ShardRecord
+from embedcache.store.publish import find_files
 from embedcache.store.store import FeatureStore
 from embedcache.store.upkeep.adopt import adopt_shards, orphan_shards, quarantine, shard_fault
 from embedcache.store.upkeep.locking import maintenance_lock
@@ -116,7 +117,7 @@ def _verify_datasets(store: FeatureStore, report: VerifyReport) -> None:
 
 
 def _orphans(store: FeatureStore, folder: Path, known: set[Path]) -> list[str]:
-    return [_relative(store, path) for path in sorted(folder.glob("*")) if path not in known]
+    return [_relative(store, path) for path in find_files(folder, "*") if path not in known]
 
 
 def _verify_shard(

@@ -14,7 +14,7 @@ import numpy as np
 from embedcache.keys import KEY_BYTES, Keys
 from embedcache.store.database.records import UseRecord
 from embedcache.store.dataset import load_dataset
-from embedcache.store.publish import mapped_os_errors
+from embedcache.store.publish import find_files, mapped_os_errors
 from embedcache.store.store import FeatureStore
 from embedcache.store.upkeep.membership import KeySource, RankedKeys
 
@@ -65,8 +65,8 @@ def find_references(
     """
     # A build's keys go from tmp/ to datasets/ to the catalog: looked for in this order, none
     # is missed. What is mapped stays good when its folder is renamed.
-    at_work = [_mapped_if_there(path) for path in sorted(store.layout.tmp.glob(f"*/{_KEYS_FILE}"))]
-    folders = [path for path in sorted(store.layout.datasets.glob("*")) if path.is_dir()]
+    at_work = [_mapped_if_there(path) for path in find_files(store.layout.tmp, f"*/{_KEYS_FILE}")]
+    folders = [path for path in find_files(store.layout.datasets, "*") if path.is_dir()]
     versions = {record.version for record in store.catalog.datasets()}
     retired = {record.digest for record in store.catalog.retired()}
     unregistered = [path for path in folders if path.name not in versions | retired]

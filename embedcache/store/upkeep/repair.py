@@ -26,7 +26,7 @@ from embedcache.errors import (
 from embedcache.keys import Keys
 from embedcache.store.database.records import BuildRecord, DatasetRecord, RunRecord
 from embedcache.store.dataset import count_unique, load_dataset
-from embedcache.store.publish import make_folder, mapped_os_errors
+from embedcache.store.publish import find_files, make_folder, mapped_os_errors
 from embedcache.store.store import FeatureStore
 from embedcache.store.upkeep.adopt import adopt_shard, orphan_shards
 from embedcache.store.upkeep.locking import maintenance_lock
@@ -87,9 +87,9 @@ def repair_store(path: str | os.PathLike[str]) -> RepairReport:
             before = {record.fingerprint for record in store.catalog.views()}
             _adopt_shards(store, report)
             report.views = len(store.catalog.views()) - len(before)
-            for folder in sorted(store.layout.datasets.glob("*")):
+            for folder in find_files(store.layout.datasets, "*"):
                 _register_dataset(store, folder, report)
-            for folder in sorted(store.layout.runs.glob("*")):
+            for folder in find_files(store.layout.runs, "*"):
                 _register_run(store, folder, report)
     return report
 

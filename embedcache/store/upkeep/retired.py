@@ -19,7 +19,7 @@ from embedcache.store.database.catalog import Catalog
 from embedcache.store.database.catalog_shards import DATASET, SHARD
 from embedcache.store.database.records import RetiredRecord
 from embedcache.store.layout import StoreLayout
-from embedcache.store.publish import make_folder, mapped_os_errors, sync_folder
+from embedcache.store.publish import find_files, make_folder, mapped_os_errors, sync_folder
 
 GRACE_S = 3600.0
 """A reader opens what the catalog told it within seconds; a suspended laptop takes longer."""
@@ -123,5 +123,5 @@ def delete_index(layout: StoreLayout, view: str) -> None:
     Raises:
         StoreError: if the device refuses.
     """
-    for path in sorted(layout.index.glob(f"{view}.*")):
+    for path in find_files(layout.index, f"{view}.*"):
         delete_path(layout, path)
