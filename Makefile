@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test reliability lint format bench clean
 
 help:
 	@echo "make demo    build and train on the bundled example"
 	@echo "make test    run the tests"
+	@echo "make reliability  run the store's harnesses in full and renew docs/reliability.md"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   run the benchmarks and renew benchmarks/README.md"
@@ -26,6 +27,10 @@ demo: $(INSTALLED)
 # On two processors: the tests of modules wait for TensorFlow much of their time.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
+
+# The short forms of these are among the tests.
+reliability: $(INSTALLED)
+	$(BIN)/python -m tests.reliability.run
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
