@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from embedcache.errors import StoreLockedError
 from embedcache.store.layout import StoreLayout
@@ -41,4 +41,6 @@ def maintenance_lock(layout: StoreLayout) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(descriptor)
+        # Nothing was written through it: what closing it may say does not matter.
+        with suppress(OSError):
+            os.close(descriptor)
