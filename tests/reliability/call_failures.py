@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from tests.reliability.bugs import seed_bug
 from tests.reliability.outcome import Findings, Outcome
-from tests.reliability.processes import Child, Ended, Tell, run_threads_at_once
+from tests.reliability.processes import Child, Ended, Tell, run_threads_at_once, share
 from tests.reliability.scenarios import SCENARIOS, Scenario
 
 TITLE = "every call of `os` fails once, or is the last one"
@@ -45,18 +45,21 @@ def run(folder: Path, *, num_points: int, seed: int, bug: str = "") -> Outcome:
         seed: Of the draw.
         bug: A seeded one.
     """
-    findings = Findings()
     points = _points(folder)
     if num_points:
         points = draw_evenly(points, num_points, seed=seed)
-    for scenario, effect, number in itertools.chain(*points.values()):
+
+    def attempt(place: Path, point: Point, findings: Findings) -> None:
+        scenario, effect, number = point
         where = f"{scenario.name}, {effect} at call {number}"
-        ended, failed = _attempt(folder, scenario, effect, number, bug=bug)
+        ended, failed = _attempt(place, scenario, effect, number, bug=bug)
         if not (effect == KILL and ended.status == -signal.SIGKILL):
             ended.check(findings, f"{where} ({failed})")
         if effect == SHORT_WRITE and ended.status:
             findings.add_wrong(where, f"a short write was not survived: {ended.errors[-300:]}")
-        scenario.check(folder / "store", ended.lines, findings, where)
+        scenario.check(place / "store", ended.lines, findings, where)
+
+    findings = share([*itertools.chain(*points.values())], attempt, folder)
     count = sum(map(len, points.values()))
     done = (
         f"{count:,} calls, one a run of writing or maintaining: EIO, ENOSPC, short writes from it"

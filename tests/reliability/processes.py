@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import json
 import os
 import select
 import signal
@@ -17,10 +18,10 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from embedcache.errors import EmbedCacheError
 from tests.reliability.outcome import Findings
@@ -30,6 +31,10 @@ STATUS_ERROR = 1
 STATUS_TRACEBACK = 70
 
 _PR_SET_PDEATHSIG = 1
+_NUM_PROCESSES = 2
+_LONG_S = 4 * 3600.0
+
+T = TypeVar("T")
 
 Tell = Callable[..., None]
 
@@ -154,6 +159,40 @@ def _run_child(body: Callable[[Tell], None], telling: socket.socket) -> None:
 
 def _tell(telling: socket.socket, words: tuple[str, ...]) -> None:
     telling.sendall(("\t".join(words) + "\n").encode())
+
+
+def share(
+    points: Sequence[T], attempt: Callable[[Path, T, Findings], None], folder: Path
+) -> Findings:
+    """Let two processes work through points, each in a folder of its own.
+
+    Args:
+        points: What is to be tried.
+        attempt: Tries one, in a folder, and adds what it finds.
+        folder: For theirs.
+
+    Raises:
+        RuntimeError: if the harness itself fails.
+    """
+    children = []
+    for number in range(_NUM_PROCESSES):
+        place = folder / str(number)
+        place.mkdir()
+
+        def body(tell: Tell, number: int = number, place: Path = place) -> None:
+            findings = Findings()
+            for point in points[number::_NUM_PROCESSES]:
+                attempt(place, point, findings)
+            tell("found", json.dumps(asdict(findings)))
+
+        children.append(Child(body))
+    total = Findings()
+    for child in children:
+        ended = child.wait(_LONG_S)
+        if ended.status:
+            raise RuntimeError(f"status {ended.status}: {ended.errors[-3000:]}")
+        total.merge(Findings(**json.loads(ended.told("found")[0])))
+    return total
 
 
 def run_threads_at_once() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.reliability.bugs import seed_bug
 from tests.reliability.call_failures import draw_evenly
 from tests.reliability.outcome import Findings, Outcome
-from tests.reliability.processes import Child, Ended, Tell, run_threads_at_once
+from tests.reliability.processes import Child, Ended, Tell, run_threads_at_once, share
 from tests.reliability.scenarios import SCENARIOS, Scenario
 
 TITLE = "every system call fails once, or is the last one"
@@ -56,16 +56,19 @@ def run(folder: Path, *, num_points: int, seed: int, bug: str = "") -> Outcome:
     reason = _why_not(folder)
     if reason:
         return Outcome(done="", skipped=reason)
-    findings = Findings()
     points = _points(folder)
     if num_points:
         points = draw_evenly(points, num_points, seed=seed)
-    for scenario, effect, call, number in itertools.chain(*points.values()):
+
+    def attempt(place: Path, point: Point, findings: Findings) -> None:
+        scenario, effect, call, number = point
         where = f"{scenario.name}, {effect} at {call} {number}"
-        ended = _attempt(folder, scenario, f"{call}:{effect}:when={number}", bug=bug)
+        ended = _attempt(place, scenario, f"{call}:{effect}:when={number}", bug=bug)
         if not (effect == KILL and ended.status == -signal.SIGKILL):
             ended.check(findings, where)
-        scenario.check(folder / "store", ended.lines, findings, where)
+        scenario.check(place / "store", ended.lines, findings, where)
+
+    findings = share([*itertools.chain(*points.values())], attempt, folder)
     count = sum(map(len, points.values()))
     done = (
         f"{count:,} system calls, SQLite's among them, one a run of writing or maintaining:"
