@@ -49,8 +49,9 @@ def run(scale: Scale, work: Path) -> Report:
         title="storing features, durable when it returns",
         unit="MB/s",
         cache="nothing is read; every file is new, and forced to the device",
-        binds="memory: the rows are sorted into key order, copied into the HDF5 image and hashed"
-        " twice (xxh3 of the blocks, BLAKE2b for the name) before the device sees them",
+        binds="the copy into the page cache and the device: on their way there the rows are taken"
+        " into key order and hashed, a piece at a time, in the processor's cache. The limit reads"
+        " its bytes from memory",
         series=series,
         targets=[
             Target(

@@ -34,10 +34,10 @@ def run(scale: Scale, work: Path) -> Report:
         title="peak memory of a build against the size of its corpus",
         unit="MB",
         cache="warm",
-        binds="for misses TensorFlow itself, then the open shard: keys, codes, spans and the image"
-        " of up to 2¹⁸ texts; for hits the pass that counts distinct texts, which sorts keys in"
-        " memory, and what is mapped and can be dropped: the index (24 bytes a text) and the"
-        " dataset's keys (16)",
+        binds="for misses TensorFlow itself, then two shards, one filled and one being written:"
+        " keys, codes and spans of up to 2¹⁸ texts each; for hits the pass that counts distinct"
+        " texts, which sorts keys in memory, and what is mapped and can be dropped: the index (24"
+        " bytes a text) and the dataset's keys (16)",
         series=series,
         targets=_targets(series, scale.memory_texts),
         notes=[

@@ -62,6 +62,16 @@ def shard_fault(path: Path, digest: str) -> str | None:
     return None
 
 
+def lasting_fault(path: Path, digest: str) -> str | None:
+    """`shard_fault`, if it is found twice: a device that failed once may have kept the shard whole.
+
+    Raises:
+        StoreVersionError: as `shard_fault`.
+        StoreError: as `shard_fault`.
+    """
+    return shard_fault(path, digest) and shard_fault(path, digest)
+
+
 def file_digest(path: Path) -> str:
     """The 16-byte BLAKE2b of a file as 32 hexadecimal digits."""
     digest = blake2b(digest_size=16)
@@ -130,7 +140,7 @@ def adopt_shard(layout: StoreLayout, catalog: Catalog, path: Path) -> bool:
         StoreError: if the store cannot be written.
     """
     digest = path.stem
-    if shard_fault(path, digest) is not None:
+    if lasting_fault(path, digest) is not None:
         quarantine(layout, path)
         return False
     shard = Shard(path)

@@ -16,7 +16,7 @@ from embedcache.store.database.catalog_shards import DATASET, SHARD
 from embedcache.store.database.records import ShardRecord
 from embedcache.store.publish import find_files
 from embedcache.store.store import FeatureStore
-from embedcache.store.upkeep.adopt import adopt_shards, orphan_shards, quarantine, shard_fault
+from embedcache.store.upkeep.adopt import adopt_shards, lasting_fault, orphan_shards, quarantine
 from embedcache.store.upkeep.locking import maintenance_lock
 from embedcache.store.upkeep.membership import first_copies
 from embedcache.store.upkeep.retired import retired_path
@@ -125,7 +125,7 @@ def _verify_shard(
 ) -> bool:
     """Whether a shard is whole."""
     path = store.layout.shard_path(record.view, record.digest)
-    reason = shard_fault(path, record.digest) if path.exists() else None
+    reason = lasting_fault(path, record.digest) if path.exists() else None
     if reason is None and path.exists():
         report.rows += record.num_texts
         return True

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 
+from embedcache.store.shards.damage import mapped_read_errors
 from embedcache.store.shards.format import SMALL_DATASETS, TOKEN_DATASETS
 
 _PER_TOKEN = ("values", "scales", "codes", "spans", "token_ids")
@@ -39,8 +40,12 @@ class ShardFacts:
 
 
 def shard_facts(path: Path) -> ShardFacts:
-    """How the shard in a file is laid out; the file has been opened as a `Shard` before."""
-    with h5py.File(path, "r", locking=False) as file:
+    """How the shard in a file is laid out; the file has been opened as a `Shard` before.
+
+    Raises:
+        CorruptShardError: if it cannot be read any more.
+    """
+    with mapped_read_errors(path), h5py.File(path, "r", locking=False) as file:
         datasets = {name: file[name] for name in file if name not in SMALL_DATASETS}
         is_dictionary = "codes" in datasets
         counted = [

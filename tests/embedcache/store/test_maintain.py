@@ -335,14 +335,14 @@ def test_mending_beside_another_maintenance_is_refused_and_looking_is_not(
 def test_shard_that_is_retired_while_it_is_looked_for_is_not_missing(
     store: FeatureStore, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = maintain.shard_fault
+    real = maintain.lasting_fault
 
     def retire_the_next(path: Path, digest: str) -> str | None:
         store.catalog.retire_shards([paths[2].stem])
         sweep(store.layout, store.catalog, grace_s=0)
         return real(path, digest)
 
-    monkeypatch.setattr(maintain, "shard_fault", retire_the_next)
+    monkeypatch.setattr(maintain, "lasting_fault", retire_the_next)
     report = _assert_clean(store)
     assert (report.shards, report.rows) == (2, 3)
 
