@@ -51,7 +51,7 @@ class BuildOptions:
         context_words: With ``granularity="window"``: words on either side; None: 2.
         max_tokens: Rows kept of a text at most; with ``overflow="window"`` the longest window.
         overflow: ``"truncate"``, ``"error"`` or ``"window"`` for a longer one.
-        dtype: Storage dtype, ``"float16"`` or ``"float32"``.
+        dtype: Storage dtype: ``"float16"``, ``"float32"``, ``"bfloat16"`` or ``"int8"``.
         batch_tokens: Tokens that go through a contextual module at once, padding included;
             it changes no number.
         limits: When shards close, and how rows are laid out in them.

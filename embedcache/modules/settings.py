@@ -36,7 +36,7 @@ class ViewSettings:
         context_words: With ``"window"``: words on either side; None: 2.
         max_tokens: Rows kept of a text at most; with ``overflow="window"`` the longest window.
         overflow: ``"truncate"``, ``"error"`` or ``"window"`` for a longer one.
-        dtype: Storage dtype, ``"float16"`` or ``"float32"``.
+        dtype: Storage dtype: ``"float16"``, ``"float32"``, ``"bfloat16"`` or ``"int8"``.
     """
 
     granularity: str | None = None

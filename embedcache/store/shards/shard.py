@@ -95,6 +95,11 @@ class Shard:
             raise self._corrupt(f"it has flags that version {attributes['version']} does not know")
 
     @property
+    def places(self) -> Mapping[str, DatasetPlace]:
+        """What each of its datasets is, and where; the checksums left out."""
+        return self._places
+
+    @property
     def digest(self) -> str:
         """The digest of its content, by which a shard is named."""
         return content_digest(self._checksums)

@@ -75,7 +75,7 @@ def facts_of(store: FeatureStore, record: ShardRecord) -> ShardFacts:
     Raises:
         CorruptShardError: if it is missing or damaged.
     """
-    return shard_facts(open_shard(store, record).path)
+    return shard_facts(open_shard(store, record))
 
 
 def key_source(store: FeatureStore, record: ShardRecord) -> KeySource:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import h5py
-
-from embedcache.store.shards.damage import mapped_read_errors
-from embedcache.store.shards.format import SMALL_DATASETS, TOKEN_DATASETS
+from embedcache.store.shards.format import TOKEN_DATASETS
+from embedcache.store.shards.shard import Shard
 
 _PER_TOKEN = ("values", "scales", "codes", "spans", "token_ids")
 
@@ -39,21 +36,14 @@ class ShardFacts:
         return "zstd" if self.is_compressed else "none"
 
 
-def shard_facts(path: Path) -> ShardFacts:
-    """How the shard in a file is laid out; the file has been opened as a `Shard` before.
-
-    Raises:
-        CorruptShardError: if it cannot be read any more.
-    """
-    with mapped_read_errors(path), h5py.File(path, "r", locking=False) as file:
-        datasets = {name: file[name] for name in file if name not in SMALL_DATASETS}
-        is_dictionary = "codes" in datasets
-        counted = [
-            dataset.nbytes
-            for name, dataset in datasets.items()
-            if name in _PER_TOKEN and not (name == "scales" and is_dictionary)
-        ]
-        rows = "codes" if is_dictionary else "values"
-        kind = [rows, *(name for name in TOKEN_DATASETS if name in datasets)]
-        is_compressed = any(dataset.chunks is not None for dataset in datasets.values())
-        return ShardFacts(tuple(kind), is_compressed, sum(counted))
+def shard_facts(shard: Shard) -> ShardFacts:
+    """How a shard is laid out; nothing of its file is read again."""
+    counted = [
+        place.num_bytes
+        for name, place in shard.places.items()
+        if name in _PER_TOKEN and not (name == "scales" and shard.is_dictionary)
+    ]
+    rows = "codes" if shard.is_dictionary else "values"
+    kind = [rows, *(name for name in TOKEN_DATASETS if name in shard.places)]
+    is_compressed = any(place.offset is None for place in shard.places.values())
+    return ShardFacts(tuple(kind), is_compressed, sum(counted))
