@@ -25,8 +25,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -35,13 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.errors import ExchangeError
+from embedcache.exchange.damage import mapped_source_errors
 from embedcache.exchange.sources import ShapeList, StoredDocuments
 from embedcache.view import FeatureView
 
 SENTENCES_NAME = "sentence_to_index"
 
-_HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError)
-_MAX_MESSAGE = 200
+_HDF5_ERRORS = (
+    OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, AttributeError,
+)  # fmt: skip
+"""RecursionError, of deep JSON, is a RuntimeError."""
 
 
 class Hdf5Features:
@@ -169,16 +171,5 @@ class Hdf5Features:
         found = json.loads(dataset[0])
         return {str(sentence): int(number) for sentence, number in found.items()}
 
-    @contextmanager
-    def _mapped(self) -> Iterator[None]:
-        """Turn what h5py raises into one line that names the file."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise ExchangeError(f"{self.path}: no such file; check the path") from None
-        except (*_HDF5_ERRORS, AttributeError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:_MAX_MESSAGE] or type(error).__name__
-            raise ExchangeError(
-                f"{self.path}: cannot be read as HDF5 ({reason}); copy it again from where it was"
-                " made"
-            ) from error
+    def _mapped(self) -> AbstractContextManager[None]:
+        return mapped_source_errors(self.path, "HDF5", _HDF5_ERRORS)

@@ -12,7 +12,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcache.errors import ExchangeError, StoreVersionError
+from embedcache.exchange.damage import mapped_source_errors
 from embedcache.exchange.sources import (
     FeatureSource,
     Layers,
@@ -37,7 +38,6 @@ _ARCHIVE_ERRORS = (
     OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, OverflowError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-_MAX_MESSAGE = 200
 _MAX_TEXTS = 1 << 28
 _SKIP_BYTES = 1 << 20
 
@@ -115,19 +115,9 @@ class Archive:
             flat = np.frombuffer(_read_exactly(stream, math.prod(shape) * dtype.itemsize), dtype)
             return flat.reshape(shape, order="F" if is_fortran else "C")
 
-    @contextmanager
-    def mapped(self) -> Iterator[None]:
-        """Turn what the archive's reading raises into one line that names the file."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise ExchangeError(f"{self.path}: no such file; check the path") from None
-        except (*_ARCHIVE_ERRORS, RecursionError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:_MAX_MESSAGE] or type(error).__name__
-            raise ExchangeError(
-                f"{self.path}: cannot be read as .npz ({reason}); copy it again from where it was"
-                " made"
-            ) from error
+    def mapped(self) -> AbstractContextManager[None]:
+        """For reading it: what that raises becomes one line that names the file."""
+        return mapped_source_errors(self.path, ".npz", _ARCHIVE_ERRORS)
 
 
 def open_npz(path: str, *, layer: str | None) -> FeatureSource:

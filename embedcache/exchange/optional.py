@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from embedcache.errors import ExchangeError
+from embedcache.store.publish import one_line
 
 
 def require_package(name: str, *, extra: str, what: str) -> Any:
@@ -24,10 +25,6 @@ def require_package(name: str, *, extra: str, what: str) -> Any:
     except ImportError as error:
         package = name.split(".")[0]
         raise ExchangeError(
-            f"{what} needs {package}, which cannot be imported ({_one_line(error)}); run"
+            f"{what} needs {package}, which cannot be imported ({one_line(error)}); run"
             f" `pip install 'embedcache[{extra}]'`"
         ) from error
-
-
-def _one_line(error: ImportError) -> str:
-    return " ".join(str(error).split())[:200]
