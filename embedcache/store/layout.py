@@ -25,7 +25,7 @@ class StoreLayout:
         shards/VIEW/DIGEST.h5        the features: the truth
         datasets/VERSION/            keys, labels and splits of a registered corpus
         runs/RUN/                    model and metrics of an experiment
-        index/VIEW.index             derived: key → shard, row
+        index/VIEW.index, .1, .2…    derived: key → shard, row
         leases/VIEW.lock             empty: builders lock bytes of it to share their work
         tmp/                         files being written
         quarantine/                  damaged files that `verify --fix` put aside
