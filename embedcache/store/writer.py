@@ -28,7 +28,8 @@ from embedcache.view import FeatureView
 MAX_SHARD_BYTES = 256 << 20
 MAX_SHARD_TEXTS = 1 << 18
 MAX_SHARD_AGE_S = 60.0
-"""A kill loses at most this much work: a shard closes then even if it is small."""
+"""A kill loses at most this much work and the shard that is being written: a shard closes then
+even if it is small."""
 
 ENCODINGS = ("auto", "dense", "dictionary")
 
@@ -63,7 +64,7 @@ class WriterLimits:
 
 
 Flags = NDArray[np.uint8] | NDArray[np.bool_]
-"""Flags of n texts, (n,): bits of `embedcache.store.shards.shard`, or bool: True for a cut text."""
+"""Flags of n texts, (n,): bits of `embedcache.store.shards.format`, or bool: True for a cut one."""
 
 
 class ShardWriter:
