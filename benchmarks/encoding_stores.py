@@ -20,6 +20,7 @@ from benchmarks.measure import WrongAnswerError
 from embedcache import FeatureStore, FeatureStream
 from embedcache.modules.handles import DEFAULT_HANDLE
 from embedcache.precompute import BuildOptions
+from embedcache.store.shards.shard import Shard
 from embedcache.store.upkeep.compact import CompactOptions, compact_store
 from embedcache.store.upkeep.shard_facts import shard_facts
 from embedcache.store.writer import WriterLimits
@@ -170,7 +171,7 @@ class StoredSubject:
                 for record in store.catalog.shards(self.view(dtype))
             ]
         wanted = "codes" if layout.encoding == "dictionary" else "values"
-        found = {(facts.rows, facts.compression) for facts in map(shard_facts, paths)}
+        found = {(facts.rows, facts.compression) for facts in map(shard_facts, map(Shard, paths))}
         if found != {(wanted, layout.compression)}:
             raise WrongAnswerError(f"the shards of {layout} are {found}")
         stored = [_stored_bytes(path) for path in paths]
