@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import import_tensorflow, installed_version
 from benchmarks.measure import WrongAnswerError
 from embedcache import RaggedArray
-from embedcache.stream.stream import padded_length
+from embedcache.stream.batch import padded_length
 
 Order = NDArray[np.int64]
 PaddedBatch = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]

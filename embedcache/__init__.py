@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from embedcache.precompute import BuildReport, build, embed
     from embedcache.ragged import RaggedArray
     from embedcache.store.store import FeatureStore, open_store
-    from embedcache.stream.stream import Batch, FeatureStream
+    from embedcache.stream.batch import Batch
+    from embedcache.stream.config import StreamConfig
+    from embedcache.stream.state import StreamState
+    from embedcache.stream.stream import FeatureStream
+    from embedcache.stream.token_table import TokenTable
     from embedcache.view import FeatureView
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Batch": "embedcache.stream.stream",
+    "Batch": "embedcache.stream.batch",
     "BuildReport": "embedcache.precompute",
     "EmbedCacheError": "embedcache.errors",
     "Explanation": "embedcache.explain",
@@ -33,6 +37,9 @@ _HOMES = {
     "FeatureView": "embedcache.view",
     "ImportReport": "embedcache.exchange.importing",
     "RaggedArray": "embedcache.ragged",
+    "StreamConfig": "embedcache.stream.config",
+    "StreamState": "embedcache.stream.state",
+    "TokenTable": "embedcache.stream.token_table",
     "build": "embedcache.precompute",
     "embed": "embedcache.precompute",
     "explain_text": "embedcache.explain",
@@ -52,6 +59,9 @@ __all__ = [
     "FeatureView",
     "ImportReport",
     "RaggedArray",
+    "StreamConfig",
+    "StreamState",
+    "TokenTable",
     "build",
     "embed",
     "explain_text",

@@ -18,7 +18,9 @@
     │   └── KeyNotFoundError    a text has no features under this view
     ├── UnknownNameError        no dataset, view or run of that name
     ├── ExchangeError           features cannot be exported or imported as asked
+    ├── OutputError             a file that a command was told to write cannot be written
     └── TrainingError           a training cannot start or go on
+        └── DivergedError       a loss has become infinite, or no number
 
 Each message is one line and says what happened, where, and what to do next. The command
 line prints it as ``error: …`` and ends with status 1; foreign exceptions are mapped to
@@ -104,5 +106,13 @@ class ExchangeError(EmbedCacheError):
     """Features cannot be exported to a file, or imported from it."""
 
 
+class OutputError(EmbedCacheError):
+    """A file that a command was told to write cannot be written."""
+
+
 class TrainingError(EmbedCacheError):
     """A training cannot start, or cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """A loss has become infinite, or no number; the message says at which step."""

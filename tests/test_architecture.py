@@ -41,6 +41,14 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.ragged",
         "embedcache.store",
     },
+    # Rooms of their own: of all that streams, TensorFlow and torch are for these files alone.
+    "embedcache.stream.tensorflow_dataset": {"embedcache.quiet", "embedcache.stream"},
+    "embedcache.stream.torch_batches": {"embedcache.stream"},
+    "embedcache.stream.torch_dataset": {
+        "embedcache.errors",
+        "embedcache.stream",
+        "embedcache.stream.torch_batches",
+    },
     "embedcache.pinning": {
         "embedcache.encoder",
         "embedcache.errors",
@@ -140,9 +148,32 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.ragged",
         "embedcache.store",
         "embedcache.stream",
+        "embedcache.view",
+    },
+    # It reads the texts of a corpus again, which no store keeps.
+    "cnn.report": {
+        "cnn",
+        "embedcache",
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.store",
+    },
+    # It builds, too: on a part of a corpus, which `build` does not know.
+    "cnn.sweeps.bakeoff": {
+        "cnn",
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.misses",
+        "embedcache.pinning",
+        "embedcache.precompute",
+        "embedcache.store",
     },
     "cli": {
         "cnn",
+        "cnn.report",
+        "cnn.sweeps.bakeoff",
         "embedcache",
         "embedcache.corpus",
         "embedcache.errors",
@@ -161,9 +192,15 @@ ARROWS: dict[str, set[str]] = {
 
 # Heavy or foreign package → the only rooms that may import it.
 OWNERS: dict[str, set[str]] = {
-    "tensorflow": {"embedcache.modules", "embedcache.exchange.tfrecord"},
+    "tensorflow": {
+        "embedcache.modules",
+        "embedcache.exchange.tfrecord",
+        "embedcache.stream.tensorflow_dataset",
+    },
     "tensorflow_hub": {"embedcache.modules"},
+    "torch": {"embedcache.stream.torch_batches"},
     "keras": {"cnn"},
+    "tensorboard": {"cnn"},
     "h5py": {"embedcache.store", "embedcache.exchange"},
     "pyarrow": {"embedcache.exchange"},
     "datasets": {"embedcache.exchange"},

@@ -18,13 +18,20 @@ from numpy.typing import NDArray
 from embedcache.errors import CorruptShardError, DamagedIndexError, KeyNotFoundError
 from embedcache.keys import Keys
 from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths, whole_rows
+from embedcache.store.ahead import (
+    CopiedTexts,
+    JoinedDictionary,
+    JoinedTexts,
+    ShardGroup,
+    ShardUse,
+)
 from embedcache.store.keyindex.index import ViewIndex, remove_index, save_quietly
 from embedcache.store.layout import StoreLayout
-from embedcache.store.refs import SEVERAL, FeatureRefs, Members, TokenRecord, by_shard
+from embedcache.store.refs import SEVERAL, FeatureRefs, TokenRecord, by_shard
 from embedcache.store.shards.codec import VALUE_DTYPES
 from embedcache.store.shards.damage import MissingShardError, corrupt_message
 from embedcache.store.shards.format import FLAG_TRUNCATED, FLAG_WINDOWED
-from embedcache.store.shards.padding import PaddedPositions, PlainRows, copy_texts
+from embedcache.store.shards.padding import PaddedPositions
 from embedcache.store.shards.shard import Shard
 from embedcache.view import FeatureView
 
@@ -79,6 +86,7 @@ class ViewReader:
         self._held: weakref.WeakValueDictionary[int, Shard] = weakref.WeakValueDictionary()
         self._max_open = _max_open_shards()
         self._positions = PaddedPositions()
+        self._joined = JoinedDictionary(view)
         self._live: tuple[str, ...] | None = None
         self._covered = self._cover(ViewIndex.empty())
         self.view = view
@@ -185,7 +193,7 @@ class ViewReader:
         splits = splits_of_lengths(refs.lengths)
         values = np.empty((int(splits[-1]), self.view.dim), self.dtype)
         with self._closed_if_damaged(refs):
-            for shard, members, starts, lengths in self._groups(refs):
+            for shard, members, starts, lengths in self.groups(refs):
                 rows = shard.take(expand_ranges(starts, lengths))
                 places = expand_ranges(splits[:-1][members], lengths)
                 np.put(whole_rows(values), places, whole_rows(rows))
@@ -201,7 +209,7 @@ class ViewReader:
         records = [TokenRecord(None, None)] * len(refs)
         places = np.arange(len(refs))
         with self._closed_if_damaged(refs):
-            for shard, members, starts, lengths in self._groups(refs):
+            for shard, members, starts, lengths in self.groups(refs):
                 ranges = np.stack([places[members], starts, starts + lengths], axis=1).tolist()
                 for text, start, stop in ranges:
                     spans = shard.read_tokens("spans", start, stop)
@@ -227,27 +235,11 @@ class ViewReader:
             if shard is not None:
                 starts, lengths = refs.starts[texts], refs.lengths[texts]
                 shard.gather_padded(starts, lengths, out, positions=self._positions)
-            elif not self._copy_texts(refs, out, texts):
+            else:
                 self._gather_scattered(refs.take(texts), out)
         except CorruptShardError:
             self._close_shards(refs)
             raise
-
-    def _copy_texts(self, refs: FeatureRefs, out: NDArray[Any], texts: slice) -> bool:
-        """`gather_padded` text by text, from however many shards.
-
-        Returns:
-            Whether it was done: all shards must be open, and their rows checked and stored as
-            they are handed out.
-        """
-        sources: list[PlainRows] = []
-        for number in refs.shards[texts].tolist():
-            shard = self._shards.get(number)
-            if shard is None or shard.plain_rows is None:
-                return False
-            sources.append(shard.plain_rows)
-        copy_texts(sources, refs.starts[texts], refs.lengths[texts], out)
-        return True
 
     def _gather_scattered(self, refs: FeatureRefs, out: NDArray[Any]) -> None:
         """`gather_padded` from several shards, or from one that is not open.
@@ -257,7 +249,7 @@ class ViewReader:
         """
         order = np.argsort(refs.shards, kind="stable")
         ordered = np.empty_like(out)
-        for shard, members, starts, lengths in self._groups(refs.take(order)):
+        for shard, members, starts, lengths in self.groups(refs.take(order)):
             part = ordered[members]
             shard.gather_padded(starts, lengths, part, positions=self._positions)
             if not isinstance(members, slice):
@@ -268,6 +260,38 @@ class ViewReader:
         matrices, target = (whole_rows(array.reshape(len(array), -1)) for array in (ordered, out))
         matrices.take(places, out=target, mode="clip")
 
+    def prepare(self, refs: FeatureRefs) -> JoinedTexts | CopiedTexts | None:
+        """Prepare texts of several shards that will be read batch by batch.
+
+        Args:
+            refs: Where they lie; none may be missing.
+
+        Returns:
+            What to gather them with; None: nothing is faster than `gather_padded`.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+            KeyNotFoundError: if they were removed since they were located.
+        """
+        if refs.one_shard >= 0:
+            return None
+        with self._closed_if_damaged(refs):
+            joined = self._joined.join(self.groups(refs), len(refs), self._positions)
+            return joined or CopiedTexts.of_open_shards(refs, self._shards)
+
+    def shard_uses(self, refs: FeatureRefs) -> list[ShardUse]:
+        """What some texts need of each shard, none of them missing.
+
+        Raises:
+            CorruptShardError: if one of the shards is damaged.
+        """
+        places = np.arange(len(refs))
+        with self._closed_if_damaged(refs):
+            return [
+                ShardUse.of_shard(shard, places[members], starts, lengths)
+                for shard, members, starts, lengths in self.groups(refs)
+            ]
+
     def open_shards(self, refs: FeatureRefs) -> list[Shard]:
         """The shards of some texts, as many as may be open; who holds them, keeps them open.
 
@@ -275,7 +299,7 @@ class ViewReader:
             CorruptShardError: if one of them is damaged.
         """
         with self._closed_if_damaged(refs):
-            return [group[0] for group in itertools.islice(self._groups(refs), self._max_open)]
+            return [group[0] for group in itertools.islice(self.groups(refs), self._max_open)]
 
     def _cover(self, index: ViewIndex) -> _Covered:
         shards = index.shards
@@ -309,10 +333,13 @@ class ViewReader:
         truncated, windowed = ((flags & bit) != 0 for bit in (FLAG_TRUNCATED, FLAG_WINDOWED))
         return FeatureRefs(keys, numbers, starts, lengths, truncated, windowed, one_shard)
 
-    def _groups(
-        self, refs: FeatureRefs
-    ) -> Iterator[tuple[Shard, Members, NDArray[np.int64], NDArray[np.int64]]]:
-        """Each shard with the places in ``refs``, the starts and the lengths of its texts."""
+    def groups(self, refs: FeatureRefs) -> Iterator[ShardGroup]:
+        """Each shard with the places in ``refs``, the starts and the lengths of its texts.
+
+        Raises:
+            CorruptShardError: if a shard is damaged.
+            KeyNotFoundError: if texts were removed since they were located.
+        """
         for number, members in by_shard(refs.shards, refs.one_shard):
             try:
                 shard = self._shard(number)
@@ -321,10 +348,8 @@ class ViewReader:
             else:
                 yield shard, members, refs.starts[members], refs.lengths[members]
 
-    def _moved(
-        self, refs: FeatureRefs, places: NDArray[np.int64]
-    ) -> Iterator[tuple[Shard, Members, NDArray[np.int64], NDArray[np.int64]]]:
-        """`_groups` of texts whose shard is gone, as they lie elsewhere by now."""
+    def _moved(self, refs: FeatureRefs, places: NDArray[np.int64]) -> Iterator[ShardGroup]:
+        """`groups` of texts whose shard is gone, as they lie elsewhere by now."""
         if self._live_shards is not None:
             self.refresh(self._live_shards())
         moved = self.locate(refs.keys)

@@ -1,128 +1,13 @@
-"""BatchFeed: order, errors, and a thread that always ends."""
+"""What the trainer feeds from is the stream's own; its tests stand there."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-
-import numpy as np
-import pytest
-
-from cnn.feed import BatchFeed, ladder_length, widen_batch
-from embedcache.stream.stream import Batch
+from cnn import feed
+from embedcache.stream import batch, prefetch
 
 
-def make_batch(number: int, length: int = 8) -> Batch:
-    values = np.full((2, length, 3), number, np.float16)
-    lengths = np.full(2, length, np.int32)
-    return Batch(values, lengths, np.full(2, number, np.int32), np.zeros((2, 16), np.uint8))
-
-
-def count_batches(taken: list[int], *, size: int = 1000) -> Iterator[Batch]:
-    for number in range(size):
-        taken.append(number)
-        yield make_batch(number)
-
-
-def feed_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "batch-feed"]
-
-
-def test_batches_come_whole_and_in_order() -> None:
-    taken: list[int] = []
-    with BatchFeed(count_batches(taken, size=50)) as feed:
-        assert [int(batch.labels[0]) for batch in feed] == list(range(50))
-        with pytest.raises(StopIteration):
-            next(feed)
-    assert not feed_threads()
-
-
-def test_no_batches_are_no_batches() -> None:
-    with BatchFeed(iter(())) as feed:
-        assert list(feed) == []
-
-
-def test_it_reads_ahead_but_no_further_than_its_depth() -> None:
-    taken: list[int] = []
-    with BatchFeed(count_batches(taken), depth=3) as feed:
-        next(feed)
-        deadline = time.monotonic() + 5
-        while len(taken) < 5 and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(0.02)
-        # One handed over, three that wait, and one in the thread's hand.
-        assert taken == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, GeneratorExit])
-def test_the_thread_ends_when_the_consumer_raises(error: type[BaseException]) -> None:
-    taken: list[int] = []
-
-    def consume() -> None:
-        with BatchFeed(count_batches(taken)) as feed:
-            next(feed)
-            raise error
-
-    with pytest.raises(error):
-        consume()
-    assert not feed_threads()
-    assert len(taken) < 10
-
-
-def test_the_thread_ends_when_nothing_is_taken() -> None:
-    with BatchFeed(count_batches([])):
-        pass
-    assert not feed_threads()
-
-
-def test_what_the_iterator_raises_comes_after_the_batches_before_it() -> None:
-    def broken() -> Iterator[Batch]:
-        yield make_batch(0)
-        raise OSError("disk on fire")
-
-    with BatchFeed(broken()) as feed:
-        assert int(next(feed).labels[0]) == 0
-        with pytest.raises(OSError, match="disk on fire"):
-            next(feed)
-    assert not feed_threads()
-
-
-def test_the_time_that_the_consumer_waits_is_measured() -> None:
-    def slow() -> Iterator[Batch]:
-        for number in range(3):
-            time.sleep(0.03)
-            yield make_batch(number)
-
-    with BatchFeed(slow()) as feed:
-        list(feed)
-    assert 0.06 < feed.waited_s < 3
-
-
-def test_time_that_the_consumer_spends_elsewhere_is_not_waiting() -> None:
-    with BatchFeed(count_batches([], size=3), depth=3) as feed:
-        for _ in feed:
-            time.sleep(0.05)
-    assert feed.waited_s < 0.1
-
-
-@pytest.mark.parametrize(
-    ("length", "wide"),
-    [(8, 8), (16, 16), (24, 24), (32, 32), (40, 48), (56, 64), (72, 96), (512, 512)],
-)
-def test_ladder_lengths_are_few_multiples_of_8(length: int, wide: int) -> None:
-    assert ladder_length(length) == wide
-
-
-def test_a_widened_batch_has_the_same_texts_and_zeros() -> None:
-    wide = widen_batch(make_batch(7, length=40))
-    assert wide.values.shape == (2, 48, 3)
-    assert wide.values.dtype == np.float16
-    assert np.all(wide.values[:, :40] == 7)
-    assert np.all(wide.values[:, 40:] == 0)
-    assert wide.lengths.tolist() == [40, 40]
-
-
-def test_a_batch_that_is_on_the_ladder_is_not_copied() -> None:
-    batch = make_batch(7, length=48)
-    assert widen_batch(batch) is batch
+def test_the_feed_is_the_streams_prefetcher() -> None:
+    assert feed.BatchFeed is prefetch.Prefetcher
+    assert feed.DEPTH == prefetch.DEPTH
+    assert feed.widen_batch is batch.widen_batch
+    assert feed.ladder_length is batch.ladder_length

@@ -33,8 +33,24 @@ _PADDING = -(1 << 62)
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
 
-PlainRows = tuple[NDArray[np.uint32] | None, NDArray[Any]]
-"""Of a dictionary shard the codes, (T,), and the dictionary, (V, dim); else None and the values."""
+@dataclass(frozen=True, slots=True)
+class PlainRows:
+    """The rows of a shard that lie in its map as they are handed out.
+
+    Attributes:
+        codes: Of a dictionary shard, (T,) uint32; else None.
+        rows: Its dictionary, (V, dim), or its values, (T, dim).
+        raw: The bytes of ``rows``.
+    """
+
+    codes: NDArray[np.uint32] | None
+    rows: NDArray[Any]
+    raw: memoryview
+
+    @classmethod
+    def of_arrays(cls, codes: NDArray[np.uint32] | None, rows: NDArray[Any]) -> PlainRows:
+        """The rows of a shard; at least one, and contiguous."""
+        return cls(codes, rows, rows.data.cast("B"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +194,34 @@ class MappedRows:
 
 def copy_texts(
     sources: Sequence[PlainRows],
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
+    starts: Sequence[int],
+    lengths: Sequence[int],
     out: NDArray[Any],
 ) -> None:
     """The rows of n texts, each from a shard of its own, into a batch, zeros after them.
 
     Args:
         sources: Each text's shard.
-        starts: Position of each text's first token there, (n,).
-        lengths: Tokens of each, (n,), at most L.
+        starts: Position of each text's first token there.
+        lengths: Tokens of each, at most L.
         out: Shape (n, L, dim), contiguous; overwritten.
     """
-    places = zip(starts.tolist(), lengths.tolist(), strict=True)
-    for matrix, (codes, rows), (start, length) in zip(out, sources, places, strict=True):
-        matrix[length:] = 0
-        if codes is None:
-            matrix[:length] = rows[start : start + length]
+    if not out.size:
+        return
+    row_bytes = out.shape[2] * out.itemsize
+    text_bytes = out.shape[1] * row_bytes
+    # All at once, and the rows as slices of bytes: 64 texts of 5 KB in 48 took 71 µs, where
+    # slices of arrays, the end of each zeroed apart, took 107.
+    out.fill(0)
+    target = out.data.cast("B")
+    places = zip(sources, starts, lengths, strict=True)
+    for text, (source, start, length) in enumerate(places):
+        if source.codes is None:
+            begin, first, num_bytes = text * text_bytes, start * row_bytes, length * row_bytes
+            target[begin : begin + num_bytes] = source.raw[first : first + num_bytes]
         else:
-            rows.take(codes[start : start + length], axis=0, out=matrix[:length], mode="clip")
+            codes = source.codes[start : start + length]
+            source.rows.take(codes, axis=0, out=out[text, :length], mode="clip")
 
 
 def widen_into(

@@ -208,7 +208,7 @@ class Shard:
         # NumPy would copy all of an array that is not aligned, each time that some is taken.
         if not all(array.flags.aligned for array in arrays):
             return None
-        return self._arrays.get("codes"), arrays[0]
+        return PlainRows.of_arrays(self._arrays.get("codes"), arrays[0])
 
     def _rows_of_codes(self, places: NDArray[np.int64], lead: int) -> NDArray[np.int64]:
         """Rows of the dictionary by token position, ``lead`` added; padding stays negative."""

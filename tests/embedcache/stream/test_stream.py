@@ -24,8 +24,6 @@ from embedcache.keys import keys_of_texts
 from embedcache.modules.facts import Layer, ModuleFacts
 from embedcache.modules.loading import ModuleFiles
 from embedcache.modules.settings import ViewSettings, view_of_module
-from embedcache.store.database.records import DatasetRecord
-from embedcache.store.dataset import DatasetWriter
 from embedcache.store.shards.codec import from_storage, to_storage
 from embedcache.store.store import FeatureStore, open_store
 from embedcache.stream import FeatureStream
@@ -38,24 +36,6 @@ LABELS = [("b",) if number % 3 else ("a", "b") for number in range(NUM_TEXTS - 5
 SPLITS = ["train"] * 70 + ["test"] * 20
 
 Register = Callable[..., None]
-
-
-@pytest.fixture
-def register(store: FeatureStore, programs: ModuleType) -> Register:
-    def register_dataset(
-        name: str,
-        texts: Sequence[str],
-        labels: Sequence[tuple[str, ...]] | None = None,
-        splits: Sequence[str] | None = None,
-    ) -> None:
-        with DatasetWriter(store.layout.tmp) as writer:
-            writer.add(keys_of_texts(texts), labels, splits, None)
-            version, num_unique = writer.finish()
-            writer.publish(store.layout.dataset_path(version))
-        record = DatasetRecord(name, version, len(texts), num_unique, [], 0.0)
-        store.catalog.add_dataset(record, view=programs.VIEW.fingerprint, report={})
-
-    return register_dataset
 
 
 @pytest.fixture

@@ -1,0 +1,219 @@
+"""Texts that are about to be read, batch by batch: what is the same work for all, done once.
+
+Where texts lie in several dictionary shards, the dictionaries are joined in memory, each
+distinct row once, and the texts' codes are brought together: a batch is then one pass of
+NumPy's ``take``, as it is of one shard.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcache.ragged import expand_ranges, splits_of_lengths
+from embedcache.store.refs import FeatureRefs, Members
+from embedcache.store.shards.blocks import KEPT_BLOCKS, row_bytes_of
+from embedcache.store.shards.codec import VALUE_DTYPES, from_storage
+from embedcache.store.shards.format import BLOCK_BYTES
+from embedcache.store.shards.padding import PaddedPositions, PlainRows, copy_texts
+from embedcache.store.shards.row_table import RowTable
+from embedcache.store.shards.shard import Shard
+from embedcache.view import FeatureView
+
+MAX_JOINED_BYTES = 256 << 20
+"""Distinct rows that are kept joined, at most; texts of more are copied one by one."""
+
+ShardGroup = tuple[Shard, Members, NDArray[np.int64], NDArray[np.int64]]
+"""A shard, the places of some texts that lie in it, their starts and their lengths there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardUse:
+    """What some texts need of a shard.
+
+    Attributes:
+        digest: The shard's.
+        members: Places of the texts that lie in it, (m,) int64.
+        starts: Position of each one's first token in the shard, (m,) int64.
+        num_bytes: Of their own tokens: rows, or codes.
+        shared_bytes: Of the dictionary, whoever uses it.
+        is_random_access: Whether texts may be read in any order. Of a compressed shard only
+            what is kept once it is unpacked may.
+    """
+
+    digest: str
+    members: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    num_bytes: int
+    shared_bytes: int
+    is_random_access: bool
+
+    @classmethod
+    def of_shard(
+        cls,
+        shard: Shard,
+        members: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> ShardUse:
+        """What texts at these positions need."""
+        is_dictionary = shard.is_dictionary
+        own = ["codes"] if is_dictionary else ["values", "scales"]
+        shared = ["dictionary", "scales"] if is_dictionary else []
+        places = shard.places
+        token_bytes = sum(row_bytes_of(places[name]) for name in own if name in places)
+        found = [places[name] for name in (*own, *shared) if name in places]
+        packed = sum(place.num_bytes for place in found if place.offset is None)
+        return cls(
+            digest=shard.digest,
+            members=members,
+            starts=starts,
+            num_bytes=int(lengths.sum()) * token_bytes,
+            shared_bytes=sum(places[name].num_bytes for name in shared if name in places),
+            is_random_access=packed <= KEPT_BLOCKS * BLOCK_BYTES,
+        )
+
+
+class JoinedDictionary:
+    """The dictionaries of several shards, each distinct row once. Any threads.
+
+    Args:
+        view: Of the shards.
+    """
+
+    def __init__(self, view: FeatureView) -> None:
+        self._view = view
+        dtype = VALUE_DTYPES[view.dtype]
+        self._table = RowTable(view.dim, dtype)
+        # Padding is row 0, like any other token.
+        self._table.places_of(np.zeros((1, view.dim), dtype))
+        self._lock = threading.Lock()
+        self._places: weakref.WeakKeyDictionary[Shard, NDArray[np.intp]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._is_full = False
+
+    def _places_of(self, shard: Shard) -> NDArray[np.intp] | None:
+        """The place in the table of each row of a shard's dictionary; None where it is full."""
+        with self._lock:
+            places = self._places.get(shard)
+            if places is None and not self._is_full:
+                rows = from_storage(shard.stored_dictionary(), self._view.dtype)
+                places = self._table.places_of(np.ascontiguousarray(rows)).astype(np.intp)
+                self._places[shard] = places
+                self._is_full = self._table.rows.nbytes > MAX_JOINED_BYTES
+            return places
+
+    def join(
+        self, groups: Iterable[ShardGroup], num_texts: int, positions: PaddedPositions
+    ) -> JoinedTexts | None:
+        """Bring the codes of texts together; None if a shard has no dictionary, or it is full.
+
+        Raises:
+            CorruptShardError: if the bytes touched are not what was written.
+        """
+        parts = []
+        for shard, members, starts, lengths in groups:
+            places = self._places_of(shard) if shard.is_dictionary else None
+            if places is None:
+                return None
+            parts.append((members, codes_of_texts(shard, places, starts, lengths), lengths))
+        return JoinedTexts(self._table.rows, parts, num_texts, positions)
+
+
+class JoinedTexts:
+    """Texts whose codes are brought together, in whichever shards they lie.
+
+    Args:
+        rows: What the codes stand for, (V + 1, dim); row 0 is zeros.
+        parts: Places of some texts, the codes of all of them one after the other, and the
+            tokens of each.
+        num_texts: How many texts.
+        positions: What is kept from batch to batch.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[Any],
+        parts: Sequence[tuple[Members, NDArray[np.intp], NDArray[np.int64]]],
+        num_texts: int,
+        positions: PaddedPositions,
+    ) -> None:
+        self._rows = rows
+        self._positions = positions
+        self._starts = np.zeros(num_texts, np.int64)
+        self._lengths = np.zeros(num_texts, np.int64)
+        # A negative position, of padding, is clipped to the first.
+        self._codes = np.concatenate([np.zeros(1, np.intp), *(codes for _, codes, _ in parts)])
+        first = 1
+        for members, codes, lengths in parts:
+            self._starts[members] = splits_of_lengths(lengths)[:-1] + first
+            self._lengths[members] = lengths
+            first += len(codes)
+
+    def gather_padded(self, texts: slice, out: NDArray[Any]) -> None:
+        """As `embedcache.store.reader.ViewReader.gather_padded`."""
+        starts, lengths = self._starts[texts], self._lengths[texts]
+        places = self._positions.of(starts, lengths, out.shape[1]).reshape(-1)
+        codes = self._codes.take(places, mode="clip")
+        self._rows.take(codes, axis=0, out=out.reshape(-1, out.shape[2]), mode="clip")
+
+
+class CopiedTexts:
+    """Texts that are copied one by one, each from a shard of its own.
+
+    Args:
+        sources: Each text's shard.
+        starts: Position of each one's first token there, (n,).
+        lengths: Tokens of each, (n,).
+    """
+
+    def __init__(
+        self, sources: Sequence[PlainRows], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> None:
+        self._sources = sources
+        self._starts: list[int] = starts.tolist()
+        self._lengths: list[int] = lengths.tolist()
+
+    @classmethod
+    def of_open_shards(cls, refs: FeatureRefs, shards: Mapping[int, Shard]) -> CopiedTexts | None:
+        """None if rows are not all checked by now, or not stored as they are handed out.
+
+        Args:
+            refs: Where the texts lie, none missing.
+            shards: The shards that are open, by their number.
+        """
+        found: dict[int, PlainRows] = {}
+        for number in np.unique(refs.shards).tolist():
+            shard = shards.get(number)
+            if shard is None or shard.plain_rows is None:
+                return None
+            found[number] = shard.plain_rows
+        return cls([found[number] for number in refs.shards.tolist()], refs.starts, refs.lengths)
+
+    def gather_padded(self, texts: slice, out: NDArray[Any]) -> None:
+        """As `embedcache.store.reader.ViewReader.gather_padded`."""
+        copy_texts(self._sources[texts], self._starts[texts], self._lengths[texts], out)
+
+
+def codes_of_texts(
+    shard: Shard,
+    places: NDArray[np.intp],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> NDArray[np.intp]:
+    """The codes of texts of a dictionary shard, one after the other, as places elsewhere.
+
+    Args:
+        shard: The shard.
+        places: The place elsewhere of each row of its dictionary, (V,).
+        starts: Position of each text's first token, (n,).
+        lengths: Tokens of each, (n,).
+    """
+    return places.take(shard.codes(expand_ranges(starts, lengths)))
