@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BACKENDS := $(VENV)/backends/.installed
 
 .PHONY: help demo test reliability lint format bench clean
 
@@ -21,11 +22,16 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+# Keras imports JAX wherever it finds it: kept apart, so that only the tests that want it pay.
+$(BACKENDS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) jax
+	touch $@
+
 demo: $(INSTALLED)
 	@BIN=$(BIN) sh examples/demo.sh
 
 # On two processors: the tests of modules wait for TensorFlow much of their time.
-test: $(INSTALLED)
+test: $(INSTALLED) $(BACKENDS)
 	$(BIN)/python -m pytest -n 2
 
 # The short forms of these are among the tests.

@@ -85,21 +85,20 @@ def _build(store: str, corpus: str) -> dict[str, Any]:
 
 def _first_step(store: str) -> dict[str, Any]:
     """As `cnn.train` begins: open, read a batch, make the model, one step."""
-    import numpy as np
-
     import embedcache
     from cnn.config import TrainConfig
 
     config = TrainConfig().resolved()
     with embedcache.open_store(store, create=False) as opened:
         stream = embedcache.FeatureStream(opened, batch_size=config.batch_size)
-        from cnn.model import build_model, compile_model
+        from cnn.model import ModelSpec, build_model, compile_model, train_step
 
-        model = build_model(config, stream.dim, max(2, len(stream.label_names)), stream.dtype)
-        compile_model(model, config)
+        spec = ModelSpec(stream.dim, max(2, len(stream.label_names)), stream.dtype)
+        model = build_model(config, spec)
+        compile_model(model, config, spec)
         batch = next(iter(stream))
-        loss = model.train_on_batch([batch.values, batch.lengths], batch.labels)
-    return {"loss": float(np.ravel(loss)[0])}
+        loss, _ = train_step(model, [batch.values, batch.lengths], batch.labels)
+    return {"loss": loss}
 
 
 if __name__ == "__main__":

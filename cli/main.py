@@ -21,6 +21,7 @@ STATUS_FAILED = 1
 STATUS_INTERRUPTED = 130
 
 _COMMANDS = {
+    "bakeoff": "cli.bakeoff",
     "build": "cli.build",
     "compact": "cli.compact",
     "datasets": "cli.datasets",
@@ -35,6 +36,7 @@ _COMMANDS = {
     "runs": "cli.runs",
     "stats": "cli.stats",
     "store": "cli.store",
+    "sweep": "cli.sweep",
     "train": "cli.train",
     "verify": "cli.verify",
     "views": "cli.views",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from cli.terminal_line import TerminalLine, draw_bar, format_clock
+
 if TYPE_CHECKING:
     from embedcache.precompute import BuildProgress
 
-_BAR_WIDTH = 24
 _TERMINAL_INTERVAL_S = 0.1
 _PLAIN_INTERVAL_S = 10.0
 
@@ -25,10 +25,8 @@ class ProgressBar:
     """
 
     def __init__(self, stream: TextIO | None = None, *, interval_s: float | None = None) -> None:
-        # Python sets sys.stderr to None where the descriptor is closed: `2>&-`.
-        self._stream = stream or sys.stderr or io.StringIO()
-        self._is_terminal = self._stream.isatty()
-        default_s = _TERMINAL_INTERVAL_S if self._is_terminal else _PLAIN_INTERVAL_S
+        self._line = TerminalLine(stream or sys.stderr)
+        default_s = _TERMINAL_INTERVAL_S if self._line.is_terminal else _PLAIN_INTERVAL_S
         self._interval_s = default_s if interval_s is None else interval_s
         self._started = self._shown = time.monotonic()
         self._is_blocked = False
@@ -42,9 +40,7 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._is_terminal:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+        self._line.wipe()
 
     def show(self, progress: BuildProgress) -> None:
         """Show this, unless something was shown a moment ago.
@@ -57,9 +53,8 @@ class ProgressBar:
         if now - self._shown < self._interval_s and not begins_to_wait:
             return
         self._shown = now
-        line = progress_line(progress, seconds=now - self._started, bar=self._is_terminal)
-        self._stream.write(f"\r{line}\x1b[K" if self._is_terminal else f"{line}\n")
-        self._stream.flush()
+        is_drawn = self._line.is_terminal
+        self._line.write(progress_line(progress, seconds=now - self._started, bar=is_drawn))
 
 
 def progress_line(progress: BuildProgress, *, seconds: float, bar: bool) -> str:
@@ -73,15 +68,8 @@ def progress_line(progress: BuildProgress, *, seconds: float, bar: bool) -> str:
     if progress.bytes_total:
         finished = 1 - unfinished / max(1, progress.texts)
         done = min(1.0, progress.bytes_read / progress.bytes_total) * finished
-        filled = round(_BAR_WIDTH * done)
-        drawn = "[" + "#" * filled + "." * (_BAR_WIDTH - filled) + "] " if bar else ""
+        drawn = f"{draw_bar(done)} " if bar else ""
         parts.insert(0, f"{drawn}{100 * done:3.0f} %")
         if done > 0:
-            parts.append(f"{_clock(seconds * (1 - done) / done)} left")
+            parts.append(f"{format_clock(seconds * (1 - done) / done)} left")
     return " · ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

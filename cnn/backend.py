@@ -67,6 +67,11 @@ def compiles_each_shape() -> bool:
     return bool(import_keras().backend.backend() == "jax")
 
 
+def has_free_shapes() -> bool:
+    """Whether a compiled step takes tensors whose size is only known while it runs."""
+    return bool(import_keras().backend.backend() == "tensorflow")
+
+
 @contextmanager
 def without_tensorflow() -> Iterator[None]:
     """Keep Keras from importing TensorFlow, where another backend is at work.

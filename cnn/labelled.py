@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.config import ResolvedConfig
-from cnn.splits import stratified_split
+from cnn.spec import MULTILABEL, SINGLE
+from cnn.splits import label_sets, multilabel_split, stratified_folds, stratified_split
 from embedcache.errors import TrainingError
 from embedcache.store.dataset import NO_SPLIT, Dataset
 
@@ -34,9 +36,47 @@ class Parts:
     dev: Rows
     test: Rows | None
 
-    def all_parts(self) -> tuple[Rows, ...]:
-        """Train, dev and, if there is one, test."""
-        return (self.train, self.dev) if self.test is None else (self.train, self.dev, self.test)
+    def by_name(self) -> dict[str, Rows]:
+        """``{"train": …, "dev": …}``, and ``"test"`` if there is one."""
+        both = {TRAIN_SPLIT: self.train, DEV_SPLITS[0]: self.dev}
+        return both if self.test is None else {**both, TEST_SPLIT: self.test}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A dataset whose labels can be learnt.
+
+    Attributes:
+        dataset: Only with the labels that the documents used have, and none for the others.
+        task: ``"single"`` or ``"multilabel"``.
+        targets: Class of each of all n documents, (n,) int32, -1 where it is not used; for
+            multilabel (n, C) uint8, 1 where it has the label.
+    """
+
+    dataset: Dataset
+    task: str
+    targets: NDArray[Any]
+
+    @property
+    def num_classes(self) -> int:
+        """C, the labels that there are."""
+        return len(self.dataset.label_names)
+
+    def strata(self, rows: Rows) -> NDArray[np.int32]:
+        """What documents are to be as frequent by in each part, (len(rows),) int32.
+
+        Their classes; for multilabel the number of their set of labels.
+        """
+        targets = self.targets[rows]
+        return targets if self.task == SINGLE else label_sets(targets)
+
+    def count_classes(self, rows: Rows) -> NDArray[np.int64]:
+        """How many of these documents have each label, (C,) int64."""
+        targets = self.targets[rows]
+        if self.task == SINGLE:
+            return np.bincount(targets, minlength=self.num_classes)
+        counts: NDArray[np.int64] = targets.sum(axis=0, dtype=np.int64)
+        return counts
 
 
 def attach_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
@@ -60,16 +100,12 @@ def attach_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     return _with_codes(dataset, codes, tuple(names))
 
 
-def choose_parts(dataset: Dataset, config: ResolvedConfig) -> tuple[Dataset, Parts]:
+def choose_parts(dataset: Dataset, config: ResolvedConfig) -> tuple[Labelled, Parts]:
     """Choose the documents to train on, to choose the epoch by, and to test on.
 
     Train is the split ``train``, or every document if the dataset has no splits; dev the
     first of the splits ``dev``, ``val``, ``valid``, ``validation`` that is there, or else a
     stratified share of train; test the split ``test``.
-
-    Returns:
-        The dataset with one label a document, and only labels that occur in the parts;
-        and the parts.
 
     Raises:
         TrainingError: if there is no train split, or labels are missing or cannot be learnt.
@@ -82,45 +118,66 @@ def choose_parts(dataset: Dataset, config: ResolvedConfig) -> tuple[Dataset, Par
         given[dev_split] = dataset.rows_of_split(dev_split)
     if test is not None:
         given[TEST_SPLIT] = test
-    labelled = _single_labelled(dataset, np.concatenate(list(given.values())))
-    _check_classes(labelled, given)
+    labelled = _label_rows(dataset, np.concatenate(list(given.values())), config.task)
+    check_classes(labelled, given)
     if dev_split is not None:
         return labelled, Parts(train, given[dev_split], test)
     return labelled, _with_dev(labelled, Parts(train, train[:0], test), config)
 
 
-def choose_all(dataset: Dataset) -> Dataset:
-    """The dataset with one label a document, for a cross-validation over all of them.
+def choose_folds(
+    dataset: Dataset, config: ResolvedConfig, num_folds: int
+) -> tuple[Labelled, list[Parts]]:
+    """Deal all documents into folds; each is once the test, dev a stratified share of the rest.
 
     Raises:
-        TrainingError: if labels are missing or cannot be learnt.
+        TrainingError: if labels are missing or cannot be learnt, or there are more folds
+            than documents of a class.
     """
     rows = dataset.rows_of_split(None)
-    labelled = _single_labelled(dataset, rows)
-    _check_classes(labelled, {TRAIN_SPLIT: rows})
-    return labelled
+    labelled = _label_rows(dataset, rows, config.task)
+    check_classes(labelled, {TRAIN_SPLIT: rows})
+    _check_folds(labelled, num_folds)
+    folds = stratified_folds(labelled.strata(rows), num_folds, seed=config.seed)
+    return labelled, [_parts_of_fold(labelled, folds, fold, config) for fold in range(num_folds)]
 
 
-def parts_of_fold(dataset: Dataset, folds: Rows, number: int, config: ResolvedConfig) -> Parts:
-    """The parts of one fold: it is the test; dev is a stratified share of the rest.
+def check_classes(labelled: Labelled, given: Mapping[str, Rows]) -> None:
+    """Raise unless train has classes to tell apart, and every one that another split has.
 
     Args:
-        dataset: From `choose_all`.
-        folds: Fold of each document, (n,).
-        number: Which of them.
-        config: For ``dev_fraction`` and ``seed``.
+        labelled: The documents.
+        given: Those of each split; ``train`` among them.
 
     Raises:
-        TrainingError: if the dev part would be empty.
+        TrainingError: if a label could not be learnt; names it.
     """
+    dataset, trained = labelled.dataset, labelled.count_classes(given[TRAIN_SPLIT])
+    for split, rows in given.items():
+        unknown = np.flatnonzero((trained == 0) & (labelled.count_classes(rows) > 0)).tolist()
+        if unknown:
+            raise TrainingError(
+                f"only the split {split!r} of dataset {dataset.name!r} has the label"
+                f" {dataset.label_names[unknown[0]]!r}"
+                + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+                + f"; add documents with it to the split {TRAIN_SPLIT!r}, or take it out"
+            )
+    if labelled.task == SINGLE and np.count_nonzero(trained) < 2:
+        raise TrainingError(
+            f"dataset {dataset.name!r} has only one class to train on,"
+            f" {dataset.label_names[0]!r}; a classifier needs two or more: check the label column"
+        )
+
+
+def _parts_of_fold(labelled: Labelled, folds: Rows, number: int, config: ResolvedConfig) -> Parts:
     rest = np.flatnonzero(folds != number)
-    return _with_dev(dataset, Parts(rest, rest[:0], np.flatnonzero(folds == number)), config)
+    return _with_dev(labelled, Parts(rest, rest[:0], np.flatnonzero(folds == number)), config)
 
 
-def check_folds(dataset: Dataset, num_folds: int) -> None:
+def _check_folds(labelled: Labelled, num_folds: int) -> None:
     """Raise `TrainingError` if a class has fewer documents than there are folds."""
-    codes = dataset.first_labels(dataset.rows_of_split(None))
-    counts = np.bincount(codes, minlength=len(dataset.label_names))
+    dataset = labelled.dataset
+    counts = labelled.count_classes(dataset.rows_of_split(None))
     size = int(counts.min())
     if size < num_folds:
         name = dataset.label_names[int(counts.argmin())]
@@ -146,34 +203,39 @@ def _train_rows(dataset: Dataset) -> Rows:
     return rows
 
 
-def _with_dev(dataset: Dataset, parts: Parts, config: ResolvedConfig) -> Parts:
+def _with_dev(labelled: Labelled, parts: Parts, config: ResolvedConfig) -> Parts:
     """The parts with a stratified share of train as dev."""
-    stay, aside = stratified_split(
-        dataset.first_labels(parts.train), config.dev_fraction, seed=config.seed
-    )
+    split = stratified_split if labelled.task == SINGLE else multilabel_split
+    stay, aside = split(labelled.strata(parts.train), config.dev_fraction, seed=config.seed)
     if len(aside) == 0:
         raise TrainingError(
-            f"dataset {dataset.name!r}: no dev part can be set aside from {len(parts.train)}"
-            " training documents, because no class has two; add documents, or a split named"
-            f" {DEV_SPLITS[0]!r}"
+            f"dataset {labelled.dataset.name!r}: no dev part can be set aside from"
+            f" {len(parts.train)} training documents, because no class has two; add documents, or"
+            f" a split named {DEV_SPLITS[0]!r}"
         )
     return Parts(parts.train[stay], parts.train[aside], parts.test)
 
 
-def _single_labelled(dataset: Dataset, rows: Rows) -> Dataset:
-    """The dataset with one label for each of the rows, and none for the others."""
+def _label_rows(dataset: Dataset, rows: Rows, task: str) -> Labelled:
+    """The dataset with labels for these rows, and none for the others."""
     if len(rows) == 0:
         raise TrainingError(
             f"dataset {dataset.name!r} has no documents to train on; build it from a corpus"
             " that has some"
         )
-    counts = dataset.num_labels[rows]
-    if not counts.any():
+    if not dataset.num_labels[rows].any():
         raise TrainingError(
             f"dataset {dataset.name!r} has no labels; build it from a corpus that has them"
             " (fastText lines `__label__NAME text`, or a csv or tsv column with --label-field),"
             " or give one label per line, in corpus order, with `embedcache train --labels FILE`"
         )
+    if task == MULTILABEL or (task != SINGLE and (dataset.num_labels[rows] > 1).any()):
+        return _multilabelled(dataset, rows)
+    return _single_labelled(dataset, rows)
+
+
+def _single_labelled(dataset: Dataset, rows: Rows) -> Labelled:
+    counts = dataset.num_labels[rows]
     num_without = int(np.count_nonzero(counts == 0))
     if num_without:
         raise TrainingError(
@@ -185,13 +247,32 @@ def _single_labelled(dataset: Dataset, rows: Rows) -> Dataset:
     if num_several:
         raise TrainingError(
             f"{num_several} of {len(rows)} documents of dataset {dataset.name!r} have several"
-            f" labels, the first is number {_first(rows, counts > 1)}; multilabel training is not"
-            " supported yet: give one label each, for instance with `embedcache train --labels"
-            " FILE`"
+            f" labels, the first is number {_first(rows, counts > 1)}; train with `--task"
+            " multilabel`, or give one label each with `embedcache train --labels FILE`"
         )
     codes = np.full(len(dataset), -1, np.int32)
     used, codes[rows] = np.unique(dataset.first_labels(rows), return_inverse=True)
-    return _with_codes(dataset, codes, tuple(dataset.label_names[place] for place in used))
+    names = tuple(dataset.label_names[place] for place in used)
+    return Labelled(_with_codes(dataset, codes, names), SINGLE, codes)
+
+
+def _multilabelled(dataset: Dataset, rows: Rows) -> Labelled:
+    """Any number of labels a document, none too; one that stands twice counts once."""
+    documents = np.repeat(np.arange(len(dataset)), dataset.num_labels)
+    is_used = np.zeros(len(dataset), np.bool_)
+    is_used[rows] = True
+    chosen = is_used[documents]
+    used, codes = np.unique(dataset.label_codes[chosen], return_inverse=True)
+    targets = np.zeros((len(dataset), len(used)), np.uint8)
+    targets[documents[chosen], codes] = 1
+    label_rows, label_codes = np.nonzero(targets)
+    changed = replace(
+        dataset,
+        label_codes=label_codes.astype(np.int32),
+        label_splits=_ends(np.bincount(label_rows, minlength=len(dataset))),
+        label_names=tuple(dataset.label_names[place] for place in used),
+    )
+    return Labelled(changed, MULTILABEL, targets)
 
 
 def _first(rows: Rows, is_wrong: NDArray[np.bool_]) -> int:
@@ -199,27 +280,14 @@ def _first(rows: Rows, is_wrong: NDArray[np.bool_]) -> int:
     return int(rows[is_wrong].min()) + 1
 
 
-def _check_classes(dataset: Dataset, given: dict[str, Rows]) -> None:
-    """Raise unless train has two classes or more, and every class that another split has."""
-    trained = set(dataset.first_labels(given[TRAIN_SPLIT]).tolist())
-    for split, rows in given.items():
-        unknown = sorted(set(dataset.first_labels(rows).tolist()) - trained)
-        if unknown:
-            raise TrainingError(
-                f"only the split {split!r} of dataset {dataset.name!r} has the label"
-                f" {dataset.label_names[unknown[0]]!r}"
-                + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-                + f"; add documents with it to the split {TRAIN_SPLIT!r}, or take it out"
-            )
-    if len(trained) < 2:
-        raise TrainingError(
-            f"dataset {dataset.name!r} has only one class to train on,"
-            f" {dataset.label_names[0]!r}; a classifier needs two or more: check the label column"
-        )
-
-
 def _with_codes(dataset: Dataset, codes: NDArray[np.int32], names: tuple[str, ...]) -> Dataset:
     """The dataset with one label a document, or none where the code is -1."""
     has_label = codes >= 0
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(has_label, dtype=np.int64)])
-    return replace(dataset, label_codes=codes[has_label], label_splits=ends, label_names=names)
+    return replace(
+        dataset, label_codes=codes[has_label], label_splits=_ends(has_label), label_names=names
+    )
+
+
+def _ends(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """(n,) counts → (n + 1,) int64: where each begins, and where the last one ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

@@ -1,6 +1,6 @@
-"""The layers that Keras lacks: a learned mix of layers, a maximum over a text's own tokens.
+"""The layers that Keras lacks: token vectors, a mix of layers, pooling over a text's own tokens.
 
-Importing this module imports Keras.
+Importing this module imports Keras, and registers every layer that a saved model can have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.backend import import_keras
+from cnn.packing import PackTexts, UnpackTexts
+
+__all__ = [
+    "MaskedMaxOverTime",
+    "MaskedMeanOverTime",
+    "PackTexts",
+    "ScalarMix",
+    "TokenVectors",
+    "UnpackTexts",
+]
 
 keras = import_keras()
 
@@ -59,6 +69,119 @@ class MaskedMaxOverTime(keras.layers.Layer):  # type: ignore[misc,name-defined]
         """``(batch, steps, features)`` and ``(batch,)`` → ``(batch, features)``."""
         del lengths_shape
         return (inputs_shape[0], inputs_shape[2])
+
+
+@keras.saving.register_keras_serializable(package="embedcache")
+class MaskedMeanOverTime(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    """Mean of each feature over the tokens of a text, never over its padding.
+
+    A text with no tokens gives zeros.
+
+    Args:
+        **kwargs: Those of every layer: ``name``, ``dtype``, ``trainable``.
+
+    Call arguments:
+        inputs: Tensor of shape ``(batch, steps, features)``, ``steps`` at least 1.
+        lengths: Integer tensor of shape ``(batch,)``: tokens of each text, from 0 to ``steps``.
+
+    Input shape:
+        Two tensors: ``(batch, steps, features)`` and ``(batch,)``.
+
+    Output shape:
+        ``(batch, features)``, of the dtype of ``inputs``.
+
+    Example:
+        >>> inputs = np.array([[[1.0], [5.0]], [[1.0], [5.0]], [[1.0], [5.0]]])
+        >>> keras.ops.convert_to_numpy(MaskedMeanOverTime()(inputs, np.array([2, 1, 0])))
+        array([[3.], [1.], [0.]], dtype=float32)
+    """
+
+    def call(self, inputs: Any, lengths: Any) -> Any:
+        """Means of shape ``(batch, features)``; see the class."""
+        ops = keras.ops
+        positions = ops.expand_dims(ops.arange(ops.shape(inputs)[1], dtype="int32"), 0)
+        lengths = ops.expand_dims(ops.cast(lengths, "int32"), 1)
+        is_token = ops.expand_dims(positions < lengths, 2)
+        total = ops.sum(ops.where(is_token, inputs, ops.zeros_like(inputs)), axis=1)
+        return total / ops.cast(ops.maximum(lengths, 1), inputs.dtype)
+
+    def compute_output_shape(
+        self, inputs_shape: tuple[int | None, ...], lengths_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        """``(batch, steps, features)`` and ``(batch,)`` → ``(batch, features)``."""
+        del lengths_shape
+        return (inputs_shape[0], inputs_shape[2])
+
+
+@keras.saving.register_keras_serializable(package="embedcache")
+class TokenVectors(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    """A trained vector for each token of a table, and zeros for number 0.
+
+    Number 0 stands for padding and for tokens that are not in the table: its row is zero and
+    stays so under any optimizer, for its gradient is always zero.
+
+    Args:
+        num_tokens: Tokens in the table, V, at least 1.
+        dim: Width of the vectors.
+        limit: Vectors are drawn from U(−limit, limit); 0: they start at zero.
+        seed: What they are drawn from.
+        **kwargs: Those of every layer: ``name``, ``dtype``, ``trainable``.
+
+    Call arguments:
+        numbers: Integer tensor of shape ``(batch, steps)``, from 0 to V.
+
+    Input shape:
+        ``(batch, steps)``.
+
+    Output shape:
+        ``(batch, steps, dim)``, float32.
+
+    Raises:
+        ValueError: if ``num_tokens`` or ``dim`` is below 1.
+    """
+
+    def __init__(
+        self, num_tokens: int, dim: int, limit: float = 0.0, *, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_tokens < 1 or dim < 1:
+            raise ValueError(f"num_tokens and dim must be at least 1: got {num_tokens} and {dim}")
+        self.num_tokens = num_tokens
+        self.dim = dim
+        self.limit = limit
+        self.seed = seed
+
+    def build(self, numbers_shape: tuple[int | None, ...]) -> None:
+        """Make the table, ``(V + 1, dim)``."""
+        del numbers_shape
+        self.table = self.add_weight(
+            name="table", shape=(self.num_tokens + 1, self.dim), initializer=self._draw
+        )
+
+    def call(self, numbers: Any) -> Any:
+        """The vectors, of shape ``(batch, steps, dim)``; see the class."""
+        ops = keras.ops
+        vectors = ops.take(self.table, numbers, axis=0)
+        # Whatever row 0 is, this gives zeros, and no gradient: it stays what it was.
+        return ops.where(ops.expand_dims(numbers > 0, 2), vectors, ops.zeros_like(vectors))
+
+    def compute_output_shape(self, numbers_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """``(batch, steps)`` → ``(batch, steps, dim)``."""
+        return (*numbers_shape, self.dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """What the layer is made anew from."""
+        own = {name: getattr(self, name) for name in ("num_tokens", "dim", "limit", "seed")}
+        return {**super().get_config(), **own}
+
+    def _draw(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+        ops = keras.ops
+        if not self.limit:
+            return ops.zeros(shape, dtype)
+        drawn = keras.random.uniform(
+            (shape[0] - 1, shape[1]), -self.limit, self.limit, dtype=dtype, seed=self.seed
+        )
+        return ops.concatenate([ops.zeros((1, shape[1]), drawn.dtype), drawn])
 
 
 @keras.saving.register_keras_serializable(package="embedcache")

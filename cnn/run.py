@@ -16,13 +16,19 @@ from numpy.typing import NDArray
 from cnn.backend import import_keras, without_tensorflow
 from cnn.feed import ladder_length
 from cnn.fitting import predict_batch
+from cnn.fresh import without_tracing_warnings
+from cnn.metrics import THRESHOLD
+from cnn.predictions import PREDICTIONS_FILE, Predictions, load_predictions
+from cnn.spec import MULTILABEL, SINGLE
 from embedcache.errors import TrainingError
 from embedcache.store.store import FeatureStore
-from embedcache.stream.stream import padded_length
+from embedcache.stream.batch import Batch, padded_length
+from embedcache.stream.token_table import TokenNumbers, TokenTable
 
 MODEL_FILE = "model.keras"
 RUN_FILE = "run.json"
 HISTORY_FILE = "history.json"
+TABLE_FILE = "tokens.npy"
 
 _BATCH_TEXTS = 64
 _BATCH_BYTES = 1 << 26
@@ -37,12 +43,16 @@ class Prediction:
     Attributes:
         label: The most probable label.
         probability: Its probability.
-        probabilities: The probability of every label, in sorted order of the labels.
+        probabilities: The probability of every label, in sorted order of the labels. Of a
+            multilabel run each stands for itself; else they are 1 together.
+        labels: The labels that the text gets: the most probable one; of a multilabel run
+            those with a probability of at least one half, perhaps none.
     """
 
     label: str
     probability: float
     probabilities: Mapping[str, float]
+    labels: tuple[str, ...] = ()
 
 
 class Run:
@@ -50,7 +60,8 @@ class Run:
 
     Attributes:
         name: What it is called: date, time (UTC), dataset, preset and four random digits.
-        path: Its folder in the store: ``model.keras``, ``run.json``, ``history.json``.
+        path: Its folder in the store: ``model.keras``, ``run.json``, ``history.json``,
+            ``predictions.npz``, and ``tokens.npy`` where the embedding is not static.
         record: What ``train --json`` prints.
     """
 
@@ -103,6 +114,56 @@ class Run:
         return weights
 
     @property
+    def evaluation(self) -> dict[str, Any]:
+        """``{"dev": {…}, "test": {…} or None}``: each an `Evaluation`'s record.
+
+        With folds the texts of all folds together. Empty of a run of an older version, as are
+        the four below.
+        """
+        return dict(self._details.get("evaluation", {}))
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What its features cost, what it cost, and what it would have cost without them.
+
+        See `cnn.cost.cost_ledger`.
+        """
+        return dict(self._details.get("cost", {}))
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """Corpus files → dataset version → view → module → run; see `cnn.lineage`."""
+        return dict(self._details.get("lineage", {}))
+
+    @property
+    def leaks(self) -> list[dict[str, Any]]:
+        """Texts that stand in two parts, as found before training; see `cnn.leaks`."""
+        return list(self._details.get("leaks", []))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What `train` was given as ``tags``."""
+        return dict(self._details.get("tags", {}))
+
+    @property
+    def task(self) -> str:
+        """``"single"`` (one label a text) or ``"multilabel"``."""
+        return str(self._details.get("task", SINGLE))
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """All of ``run.json``."""
+        return dict(self._details)
+
+    def load_predictions(self) -> Predictions:
+        """What it said of the dev and the test texts (``predictions.npz``).
+
+        Raises:
+            TrainingError: if the file is missing or damaged.
+        """
+        return load_predictions(self.path / PREDICTIONS_FILE, self.name)
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """Each epoch's figures (see `cnn.fitting.EpochReport`), of every fold if it has folds.
 
@@ -132,6 +193,10 @@ class Run:
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, not one string: put it in a list")
         self._embed_missing(texts)
+        with without_tracing_warnings():
+            return self._predict(texts)
+
+    def _predict(self, texts: Sequence[str]) -> list[Prediction]:
         return [self._prediction(row) for row in self._probabilities(texts)]
 
     def _embed_missing(self, texts: Sequence[str]) -> None:
@@ -147,24 +212,59 @@ class Run:
         """The probabilities of n texts: (n, C) float32. One batch's features are in memory."""
         refs, reader = self._store.locate(self.record["view"], texts)
         dim, dtype = reader.view.dim, reader.dtype
+        table = self.load_table()
+        numbers = None if table is None else TokenNumbers(reader, table)
         probabilities = np.empty((len(refs), len(self.labels)), np.float32)
-        for batch in _batches_by_length(refs.lengths, row_bytes=dim * dtype.itemsize):
-            lengths = refs.lengths[batch].astype(np.int32)
+        for chosen in _batches_by_length(refs.lengths, row_bytes=dim * dtype.itemsize):
+            part = refs.take(chosen)
+            lengths = part.lengths.astype(np.int32)
             length = ladder_length(padded_length(int(lengths.max())))
-            values = np.empty((len(batch), length, dim), dtype)
-            reader.gather_padded(refs.take(batch), values)
-            probabilities[batch] = predict_batch(self._load_model(), values, lengths)
+            values = np.empty((len(chosen), length, dim), dtype)
+            reader.gather_padded(part, values)
+            batch = Batch(
+                values,
+                lengths,
+                np.full(len(chosen), -1, np.int32),
+                part.keys,
+                None if numbers is None else numbers.gather_padded(part, length),
+            )
+            probabilities[chosen] = predict_batch(self._load_model(), batch)
         return probabilities
 
-    def _load_model(self) -> Any:
+    def load_model(self) -> Any:
+        """Its Keras model, for predicting only; read when it is first asked for.
+
+        Raises:
+            TrainingError: if the file is missing or damaged.
+        """
         if self._model is None:
             self._model = load_model(self.path / MODEL_FILE, self.name, self._details)
         return self._model
 
+    def load_table(self) -> TokenTable | None:
+        """The token table that its model was trained with; None where the embedding is static.
+
+        Raises:
+            TrainingError: if the file is missing or damaged.
+        """
+        known = self._details.get("token_table")
+        if known is None:
+            return None
+        table = TokenTable.load(self.path / TABLE_FILE)
+        if table.digest != known["digest"]:
+            raise _damaged(self.path / TABLE_FILE, self.name, "it is not what was written")
+        return table
+
+    _load_model = load_model
+
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(probabilities.argmax())
         named = dict(zip(self.labels, probabilities.tolist(), strict=True))
-        return Prediction(self.labels[best], float(probabilities[best]), named)
+        if self.task == MULTILABEL:
+            labels = tuple(label for label, chance in named.items() if chance >= THRESHOLD)
+        else:
+            labels = (self.labels[best],)
+        return Prediction(self.labels[best], float(probabilities[best]), named, labels)
 
 
 def load_run(store: FeatureStore, name: str) -> Run:

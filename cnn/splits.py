@@ -61,6 +61,45 @@ def stratified_folds(labels: NDArray[np.int32], num_folds: int, *, seed: int) ->
     return folds
 
 
+def label_sets(targets: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The number of each text's set of labels: (n, C) of 0 and 1 → (n,) int32.
+
+    Sets are numbered in the order of their rows read as binary numbers, so that sets with
+    the same first labels are neighbours.
+    """
+    packed = np.packbits(targets, axis=1)
+    return np.unique(packed, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
+
+
+def multilabel_split(
+    sets: NDArray[np.int32], fraction: float, *, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Set a share of texts with several labels aside.
+
+    A systematic sample: texts are ordered by their set of labels, within a set by chance, and
+    taken at equal distances. So sets are as frequent in both parts as in the whole, to one
+    text; those of a few texts, which `stratified_split` would never set aside, share their
+    neighbours' quota. A label of few texts may end in one part only.
+
+    Args:
+        sets: From `label_sets`, (n,).
+        fraction: Share to set aside, in (0, 1).
+        seed: What the draw depends on.
+
+    Returns:
+        As `stratified_split`; nothing is set aside of a single text.
+    """
+    generator = np.random.default_rng((_SPLIT_STREAM, seed))
+    shuffled = generator.permutation(len(sets))
+    order = shuffled[np.argsort(sets[shuffled], kind="stable")]
+    count = min(max(round(fraction * len(sets)), 1), len(sets) - 1)
+    aside = np.zeros(len(sets), np.bool_)
+    if count > 0:
+        places = ((np.arange(count) + generator.random()) * len(sets) / count).astype(np.int64)
+        aside[order[places]] = True
+    return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
 def _members_of_classes(labels: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
     """The positions of each class, in the order of the classes' numbers."""
     for label in np.unique(labels):

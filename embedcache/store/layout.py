@@ -25,6 +25,8 @@ class StoreLayout:
         shards/VIEW/DIGEST.h5        the features: the truth
         datasets/VERSION/            keys, labels and splits of a registered corpus
         runs/RUN/                    model and metrics of an experiment
+        checkpoints/RUN.npz          a training that is not finished
+        sweeps/SWEEP/                what a sweep trains, and what of it is done
         index/VIEW.index, .1, .2…    derived: key → shard, row
         leases/VIEW.lock             empty: builders lock bytes of it to share their work
         tmp/                         files being written
@@ -62,6 +64,16 @@ class StoreLayout:
     def runs(self) -> Path:
         """One folder a run."""
         return self.root / "runs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One file a training that is not finished; made when first needed."""
+        return self.root / "checkpoints"
+
+    @property
+    def sweeps(self) -> Path:
+        """One folder a sweep; made when first needed."""
+        return self.root / "sweeps"
 
     @property
     def index(self) -> Path:

@@ -29,9 +29,10 @@ PLAN = {
 TRAIN = {
     "run": str, "dataset": str, "version": str, "view": str, "seed": int, "epochs": int,
     "best_epoch": int, "dev": dict, "test": type(None), "folds": type(None), "seconds": float,
-    "seconds_per_epoch": float, "input_overhead": float,
+    "seconds_per_epoch": float, "input_overhead": float, "leaks": list,
 }  # fmt: skip
 SCORES = {"accuracy": float, "macro_f1": float, "loss": float}
+MEASURED = SCORES | {"accuracy_interval": list, "auc": type(None), "ece": float}
 FOLD = {"fold": int, "epochs": int, "best_epoch": int, "dev": dict, "test": dict}
 VIEW = {
     "fingerprint": str, "module": str, "texts": int, "tokens": int, "bytes": int, "shards": int,
@@ -111,7 +112,7 @@ def test_dry_run_keeps_nothing_of_a_module_that_the_store_does_not_know(
 
 def test_train_reports_the_run(built: Built) -> None:
     assert _types(built.train) == TRAIN
-    assert _types(built.train["dev"]) == SCORES
+    assert _types(built.train["dev"]) == MEASURED
     assert (built.train["epochs"], built.train["seed"]) == (2, 0)
     assert built.train["version"] == built.build["version"]
     assert built.train["view"] == built.build["view"]
@@ -124,7 +125,7 @@ def test_train_reports_the_test_split(
     assert ec.json(copied, "build", *sources)["misses"] == 0
     record = ec.json(copied, "train", "--preset", "basic", "--epochs", "1")
     assert _types(record) == TRAIN | {"test": dict}
-    assert _types(record["test"]) == SCORES
+    assert _types(record["test"]) == MEASURED
 
 
 def test_train_reports_every_fold(ec: CommandLine, copied: Path) -> None:
@@ -196,20 +197,26 @@ def test_predict_gives_every_labels_probability(ec: CommandLine, built: Built) -
 
 
 def test_runs_are_the_objects_that_train_printed(ec: CommandLine, built: Built) -> None:
-    assert ec.json(built.store, "runs", "list") == {"runs": [built.train]}
+    assert ec.json(built.store, "runs", "list") == {"runs": [built.train], "unfinished": []}
     shown = ec.json(built.store, "runs", "show", "last")
     config, labels, history = (shown.pop(name) for name in ("config", "labels", "history"))
-    assert shown == built.train
+    assert {name: shown.pop(name) for name in built.train} == built.train
+    assert set(shown) == {
+        "task", "tags", "evaluation", "cost", "versions", "code", "platform", "started_at",
+        "finished_at",
+    }  # fmt: skip
     assert set(config) == {
-        "preset", "epochs", "batch_size", "learning_rate", "dropout", "kernel_sizes", "filters",
-        "patience", "seed", "dev_fraction", "folds",
+        "preset", "embedding", "epochs", "batch_size", "batch_tokens", "length_buckets",
+        "optimizer", "learning_rate", "max_norm", "dropout", "kernel_sizes", "filters",
+        "class_weights", "task", "patience", "seed", "dev_fraction", "folds", "on_leak",
+        "near_duplicates",
     }  # fmt: skip
     assert (config["preset"], config["epochs"]) == ("basic", 2)
     assert labels == sorted(set(built.labels))
     assert [epoch["epoch"] for epoch in history] == [1, 2]
     assert set(history[0]) == {
-        "fold", "epoch", "epochs", "steps", "train_loss", "dev", "is_best", "seconds", "step_s",
-        "wait_s",
+        "fold", "epoch", "epochs", "steps", "train_loss", "train_accuracy", "dev", "is_best",
+        "seconds", "step_s", "wait_s",
     }  # fmt: skip
 
 
@@ -247,7 +254,8 @@ def test_views_are_listed_and_shown(ec: CommandLine, built: Built) -> None:
 def test_an_empty_store_has_empty_lists(ec: CommandLine, tmp_path: Path) -> None:
     embedcache.open_store(tmp_path / "store").close()
     for noun in ("runs", "datasets", "views"):
-        assert ec.json(tmp_path / "store", noun, "list") == {noun: []}
+        more = {"unfinished": []} if noun == "runs" else {}
+        assert ec.json(tmp_path / "store", noun, "list") == {noun: [], **more}
         assert len(ec.ok(tmp_path / "store", noun, "list").splitlines()) == 1
     assert ec.json(tmp_path / "store", "stats")["views"] == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,79 @@ def test_splits_without_train_are_refused(corpora: Corpora) -> None:
     assert "it has first, second" in corpora.refused("made")
 
 
-def test_documents_with_several_labels_are_refused(corpora: Corpora) -> None:
+def test_documents_with_several_labels_are_refused_where_one_is_wanted(
+    ec: CommandLine, corpora: Corpora
+) -> None:
     corpora.put(["a", "b", "a __label__b"] * 5)
-    assert "5 of 15 documents of dataset 'made' have several labels" in corpora.refused("made")
+    line = corpora.refused("made", "--task", "single")
+    assert "5 of 15 documents of dataset 'made' have several labels" in line
+    assert "`--task multilabel`" in line
+    assert ec.json(corpora.store, "train", "made", *BASIC)["dev"]["micro_f1"] >= 0.0
+
+
+def test_texts_of_two_parts_are_refused_where_that_is_wanted(
+    ec: CommandLine, built: Built, corpora: Corpora, tmp_path: Path
+) -> None:
+    corpora.put(train=["a", "b"] * 10, test=["a", "b"])
+    with (tmp_path / "train.txt").open("a", encoding="utf-8") as file:
+        file.write(f"__label__a {built.texts[20]}\n")
+    sources = [f"{split}={tmp_path / split}.txt" for split in ("train", "test")]
+    ec.json(corpora.store, "build", *sources, "--dataset", "made")
+    line = corpora.refused("made", "--on-leak", "error")
+    assert "1 documents of test of dataset 'made' have a text that train has too" in line
+    assert "document 21 and 22" in line
+    assert "--on-leak drop" in line
+    done = ec(corpora.store, "train", "made", *BASIC)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: 1 documents of test of dataset 'made'")
+
+
+def test_near_duplicates_are_refused_where_that_is_wanted(corpora: Corpora) -> None:
+    corpora.put(train=["a", "b"] * 10, test=["a", "b"])
+    line = corpora.refused("made", "--on-leak", "error", "--near-duplicates", "0.05")
+    assert "have a pooled vector with a cosine of 0.05 or more to train" in line
+
+
+@pytest.mark.parametrize("embedding", ["rand", "nonstatic", "multichannel"])
+def test_table_of_tokens_without_a_dictionary_is_refused(
+    ec: CommandLine, built: Built, corpora: Corpora, embedding: str
+) -> None:
+    arguments = (built.corpus, "--dtype", "float32", "--encoding", "dense")
+    view = ec.json(corpora.store, "build", *arguments)["view"]
+    line = corpora.refused("helpdesk", "--view", view, "--embedding", embedding)
+    assert f"view {view[:12]} keeps no dictionary of tokens" in line
+    assert "--encoding dictionary" in line
+
+
+def test_tensorboard_that_is_not_installed_says_what_to_install(
+    corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    line = corpora.refused("helpdesk", "--tensorboard", tmp_path / "logs")
+    assert "pip install 'embedcache[tensorboard]'" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--preset", "linear", "--filters", "9"), "filters must be left out"),
+        (("--near-duplicates", "1.5"), "--near-duplicates"),
+        (("--batch-tokens", "7"), "--batch-tokens"),
+        (("--kernel-sizes", "3,x"), "--kernel-sizes must be whole numbers"),
+    ],
+)
+def test_settings_that_cannot_be_are_usage_errors(
+    ec: CommandLine, built: Built, options: tuple[str, ...], said: str
+) -> None:
+    done = ec(built.store, "train", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_nothing_to_resume_is_told(corpora: Corpora) -> None:
+    assert "no unfinished training" in corpora.refused("--resume")
 
 
 def test_batch_larger_than_the_data_is_refused(corpora: Corpora) -> None:

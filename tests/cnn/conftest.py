@@ -43,6 +43,21 @@ class SmallStore:
         )
         writer.flush()
 
+    def put_words(self, texts: Sequence[str], *, seed: int = 0) -> None:
+        """Texts whose rows depend on their words alone, in a shard with a dictionary."""
+        words = sorted({word for text in texts for word in text.split()})
+        codes = {word: code for code, word in enumerate(words)}
+        rows = np.random.default_rng(seed).normal(0.0, 0.3, (len(words), self.view.dim))
+        writer = self.store.writer(self.view)
+        writer.add_codes(
+            keys_of_texts(texts),
+            np.array([len(text.split()) for text in texts], np.int64),
+            np.zeros(len(texts), np.bool_),
+            codes=np.array([codes[word] for text in texts for word in text.split()], np.uint32),
+            table=to_storage(rows.astype(np.float32), self.view.dtype),
+        )
+        writer.flush()
+
     def put_dataset(
         self,
         texts: Sequence[str],

@@ -67,10 +67,10 @@ def test_some_labels_given_that_are_empty(small: SmallStore) -> None:
 
 def test_documents_with_several_labels(small: SmallStore) -> None:
     small.put_dataset(TEXTS, [*XY[:10], ("x", "y"), ("y",)])
-    message = fail(small)
+    message = fail(small, task="single")
     assert "1 of 12 documents" in message
     assert "number 11" in message
-    assert "multilabel training is not supported yet" in message
+    assert "`--task multilabel`" in message
 
 
 def test_only_one_class(small: SmallStore) -> None:

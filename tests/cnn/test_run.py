@@ -191,6 +191,7 @@ def test_files_of_a_run_are_private_and_say_what_made_it(two_run: Run) -> None:
     assert sorted(path.name for path in two_run.path.iterdir()) == [
         "history.json",
         "model.keras",
+        "predictions.npz",
         "run.json",
     ]
     assert two_run.path.stat().st_mode & 0o777 == 0o700

@@ -15,6 +15,7 @@ import pytest
 from cnn import Run, TrainConfig, train
 from cnn.backend import import_keras
 from cnn.fitting import EpochReport, rank_scores
+from cnn.fresh import FreshModels
 from embedcache.errors import TrainingError
 
 # Keras's Variable has no ``copy`` in its ``__array__``; NumPy 2 warns whenever one is saved.
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SmallStore = Any
+SCORES = ("accuracy", "macro_f1", "loss")
 BASIC = TrainConfig(preset="basic", filters=8, epochs=4, batch_size=16, learning_rate=0.02)
 
 
@@ -49,9 +51,13 @@ def test_without_a_test_split_there_are_no_test_scores(four_run: Run) -> None:
 def test_the_record_has_the_fields_of_train_json(shared: SmallStore, two_run: Run) -> None:
     assert list(two_run.record) == [
         "run", "dataset", "version", "view", "seed", "epochs", "best_epoch", "dev", "test",
-        "folds", "seconds", "seconds_per_epoch", "input_overhead",
+        "folds", "seconds", "seconds_per_epoch", "input_overhead", "leaks",
     ]  # fmt: skip
-    assert set(two_run.record["dev"]) == {"accuracy", "macro_f1", "loss"}
+    for part in ("dev", "test"):
+        scores = two_run.record[part]
+        assert list(scores) == ["accuracy", "macro_f1", "loss", "accuracy_interval", "auc", "ece"]
+        low, high = scores["accuracy_interval"]
+        assert low <= scores["accuracy"] <= high
     assert two_run.record["dataset"] == "two"
     assert two_run.record["view"] == shared.view.fingerprint
     assert 1 <= two_run.record["best_epoch"] <= two_run.record["epochs"] <= 8
@@ -86,7 +92,7 @@ def test_early_stopping_restores_the_best_epoch(small: SmallStore) -> None:
     assert len(reports) < 30
     assert best.epoch == len(reports) - 3
     assert (run.record["epochs"], run.record["best_epoch"]) == (len(reports), best.epoch)
-    assert run.record["dev"] == best.dev.to_record()
+    assert {name: run.record["dev"][name] for name in SCORES} == best.dev.to_record()
     assert best.dev != reports[-1].dev
     # The weights kept are the best epoch's: they give its dev loss.
     dev = [place for place in range(len(texts)) if place % 4 == 1]
@@ -115,8 +121,9 @@ def test_folds_give_scores_for_each_and_their_mean(shared: SmallStore) -> None:
     folds = run.metrics["folds"]
     assert [fold["fold"] for fold in folds] == [0, 1, 2]
     for part in ("dev", "test"):
-        for name, value in run.metrics[part].items():
-            assert value == pytest.approx(np.mean([fold[part][name] for fold in folds]))
+        for name in SCORES:
+            mean = np.mean([fold[part][name] for fold in folds])
+            assert run.metrics[part][name] == pytest.approx(mean)
     best = max(folds, key=lambda fold: (fold["dev"]["accuracy"], -fold["dev"]["loss"]))
     assert run.record["best_epoch"] == best["best_epoch"]
     assert run.record["epochs"] == best["epochs"]
@@ -183,3 +190,31 @@ def test_documents_of_other_splits_are_left_alone(small: SmallStore) -> None:
     small.put_dataset(texts, given, splits=splits)
     run = train(small.store, "small", replace(BASIC, epochs=1))
     assert run.labels == ("x", "y")
+
+
+@pytest.mark.parametrize("preset", ["kim", "basic"])
+def test_a_fold_does_not_depend_on_the_folds_before_it(
+    shared: SmallStore, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    config = TrainConfig(
+        preset=preset, filters=4, kernel_sizes=(2,), dropout=0.3, folds=3, epochs=2, batch_size=32
+    )
+    one = train(shared.store, "four", config)
+    make = FreshModels.make
+
+    def make_anew(self: FreshModels, *arguments: Any) -> Any:
+        self._model = None
+        return make(self, *arguments)
+
+    monkeypatch.setattr(FreshModels, "make", make_anew)
+    two = train(shared.store, "four", config)
+    assert figures(one) == figures(two)
+    probabilities = [run.load_predictions().probabilities for run in (one, two)]
+    np.testing.assert_array_equal(*probabilities)
+
+
+def test_folds_print_nothing_of_tracing(
+    shared: SmallStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(shared.store, "four", TrainConfig(folds=6, epochs=1, filters=2, class_weights="balanced"))
+    assert "retracing" not in caplog.text

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from embedcache.errors import (
     StoreError,
@@ -124,6 +124,12 @@ class Catalog(ViewTables, ShardTables, DatasetTables, ModuleTables):
                     created_at=record.created_at,
                 )
             )
+
+    def remove_run(self, run: str) -> bool:
+        """Forget a run; whether there was one. Its files are the caller's to delete, after this."""
+        with self._database.write() as connection:
+            done = connection.execute(delete(schema.runs).where(schema.runs.c.run == run))
+        return bool(done.rowcount)
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""

@@ -20,9 +20,9 @@ def store_inventory(store: FeatureStore) -> dict[str, Any]:
     ``bytes`` holds ``live`` (shards that the catalog names) and of these ``unreferenced``
     (under a view that no dataset was built or read under; `plan_gc` looks at each text);
     ``retired`` (shards that wait to be deleted), ``orphans`` (files among the shards that the
-    catalog does not name), ``index``, ``datasets``, ``runs``, ``tmp``, ``quarantine`` and
-    ``catalog``. ``oldest`` and ``newest`` are when the first and the last shard were
-    catalogued, in seconds since 1970, or None.
+    catalog does not name), ``index``, ``datasets``, ``runs``, ``checkpoints``, ``sweeps``,
+    ``tmp``, ``quarantine`` and ``catalog``. ``oldest`` and ``newest`` are when the first and the
+    last shard were catalogued, in seconds since 1970, or None.
 
     Raises:
         StoreError: if the store cannot be read.
@@ -59,6 +59,8 @@ def _bytes_by_kind(store: FeatureStore, shards: Sequence[ShardRecord]) -> dict[s
         "index": size_of(layout.index),
         "datasets": size_of(layout.datasets),
         "runs": size_of(layout.runs),
+        "checkpoints": size_of(layout.checkpoints),
+        "sweeps": size_of(layout.sweeps),
         "tmp": size_of(layout.tmp),
         "quarantine": size_of(layout.quarantine),
         "catalog": size_of(layout.catalog),
