@@ -170,5 +170,9 @@ def _print_forgotten(report: ForgetReport, deleted: list[str]) -> None:
         new = f"now @{replaced.new[:12]}" if replaced.new else "nothing is left of it"
         gone = plural(replaced.num_documents, "document")
         click.echo(f"dataset {replaced.name}@{replaced.old[:12]}: {gone} removed, {new}")
+    if report.predictions:
+        click.echo(f"taken out of the predictions of {plural(report.predictions, 'run')}")
+    for run in report.runs:
+        click.echo(f"run {run} was trained on them and stays; `embedcache runs delete` deletes it")
     for line in deleted:
         click.echo(f"deleted: {line}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from embedcache.store.shards.shard import Shard
 from embedcache.store.store import FeatureStore
 from embedcache.store.upkeep.adopt import orphan_shards
 from embedcache.store.upkeep.dataset_without import publish_without
+from embedcache.store.upkeep.forget_runs import forget_predictions, runs_trained_on
 from embedcache.store.upkeep.garbage import size_of
 from embedcache.store.upkeep.locking import maintenance_lock
 from embedcache.store.upkeep.membership import NOWHERE, KeySource, RankedKeys, ranks_of
@@ -62,11 +64,13 @@ class ForgetPlan:
         num_keys: Distinct texts asked for.
         views: Each view that has any of them.
         datasets: Each dataset version that has any of them, and how many of its documents go.
+        runs: The runs that were trained on these versions: their models stay.
     """
 
     num_keys: int
     views: tuple[ViewForgetting, ...]
     datasets: tuple[tuple[DatasetRecord, int], ...]
+    runs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,9 @@ class ForgetReport:
         texts: Features removed, over all views.
         shards: Shards rewritten.
         datasets: Dataset versions replaced.
+        predictions: Runs whose predictions of them were taken out.
+        runs: Runs that were trained on the versions that were replaced. What they have learned
+            of the texts stays, as do the rows in their tables of tokens, until they are deleted.
         deleted: Other files deleted that had the texts, or may have had them.
     """
 
@@ -102,6 +109,8 @@ class ForgetReport:
     texts: int = 0
     shards: int = 0
     datasets: list[ReplacedDataset] = field(default_factory=list)
+    predictions: int = 0
+    runs: list[str] = field(default_factory=list)
     deleted: list[Path] = field(default_factory=list)
 
 
@@ -131,7 +140,9 @@ def plan_forget(store: FeatureStore, keys: Keys) -> ForgetPlan:
         keep = _kept_documents(store.open_dataset(dataset), wanted)
         if not keep.all():
             datasets.append((dataset, int(np.count_nonzero(~keep))))
-    return ForgetPlan(len(wanted), tuple(views), tuple(datasets))
+    versions = {record.version for record, _ in datasets}
+    runs = tuple(runs_trained_on(store, versions))
+    return ForgetPlan(len(wanted), tuple(views), tuple(datasets), runs)
 
 
 def forget_texts(
@@ -140,8 +151,8 @@ def forget_texts(
     """Remove texts from every view and dataset, and their bytes from every file of the store.
 
     Shards and datasets that have them are written anew without them. Files are deleted at
-    once, also those of `tmp/` and `quarantine/`, whatever is in them: let nothing else write
-    to the store meanwhile. After a crash, call it again.
+    once, also those of `tmp/`, `quarantine/` and `checkpoints/`, whatever is in them: let
+    nothing else write to the store meanwhile. After a crash, call it again.
 
     Args:
         store: An open store.
@@ -157,6 +168,7 @@ def forget_texts(
     report = ForgetReport(len(wanted))
     with maintenance_lock(store.layout):
         plan = plan_forget(store, wanted)
+        report.runs += plan.runs
         for version in sorted({record.version for record, _ in plan.datasets}):
             _replace_dataset(store, version, wanted, plan, report)
         for view in plan.views:
@@ -164,6 +176,8 @@ def forget_texts(
             done = rewrite_as_they_are(store, view.record.view, rewrites, on_progress=on_progress)
             report.shards += len(done.retired)
             report.texts += view.num_texts
+        report.predictions, deleted = forget_predictions(store, partial(_stay, wanted=wanted))
+        report.deleted += deleted
         sweep(store.layout, store.catalog, grace_s=0.0)
         for path in [*_suspects(store, wanted)]:
             delete_path(store.layout, path)
@@ -202,6 +216,8 @@ def _suspects(store: FeatureStore, wanted: Keys) -> Iterator[Path]:
     for folder in find_references(store).unregistered:
         if _may_have(lambda folder=folder: keys_of_folder(folder), wanted):  # type: ignore[misc]
             yield folder
+    # Of trainings that are not finished: they may hold rows, and their dataset is another now.
+    yield from find_files(store.layout.checkpoints, "*")
     yield from find_files(store.layout.tmp, "*")
     yield from find_files(store.layout.quarantine, "*")
 
@@ -215,7 +231,11 @@ def _may_have(source: KeySource, wanted: Keys) -> bool:
 
 
 def _kept_documents(dataset: Dataset, wanted: Keys) -> NDArray[np.bool_]:
-    (keep,) = _kept([lambda: dataset.keys], len(dataset), wanted)
+    return _stay(dataset.keys, wanted)
+
+
+def _stay(keys: Keys, wanted: Keys) -> NDArray[np.bool_]:
+    (keep,) = _kept([lambda: keys], len(keys), wanted)
     return keep
 
 

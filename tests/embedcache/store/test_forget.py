@@ -10,6 +10,7 @@ import pytest
 
 from embedcache.errors import StoreLockedError, UnknownNameError
 from embedcache.keys import keys_of_texts
+from embedcache.store.database.records import RunRecord
 from embedcache.store.dataset import Dataset
 from embedcache.store.store import FeatureStore, open_store
 from embedcache.store.upkeep.deleting import delete_datasets, delete_view, find_versions
@@ -57,6 +58,45 @@ def test_nothing_of_forgotten_texts_is_in_any_file(store: FeatureStore, upkeep: 
         upkeep.assert_served(again, KEPT)
     found = verify_store(store)
     assert (found.is_well, found.orphans, found.retired) == (True, [], 0)
+
+
+def _keep_run(store: FeatureStore, name: str, version: str, texts: list[str]) -> Path:
+    """A run as `cnn` keeps it, as far as the store knows: a row, and predictions."""
+    folder = store.layout.runs / name
+    folder.mkdir(parents=True)
+    numbers = np.arange(len(texts))
+    np.savez(folder / "predictions.npz", keys=keys_of_texts(texts), rows=numbers)
+    store.catalog.add_run(RunRecord(name, "both", version, "view", {"run": name}, 1.0))
+    return folder / "predictions.npz"
+
+
+def test_predictions_of_forgotten_texts_go_and_the_runs_that_learned_them_are_named(
+    store: FeatureStore, upkeep: ModuleType
+) -> None:
+    _full_store(store, upkeep)
+    both, clean = (store.load_dataset(name).version for name in ("both", "clean"))
+    trained = _keep_run(store, "trained", both, [KEPT[0], GONE[0], KEPT[1], GONE[2]])
+    untouched = _keep_run(store, "untouched", clean, KEPT[:3])
+    before = untouched.stat().st_mtime_ns
+    assert any("predictions.npz" in trace for trace in upkeep.traces_of(store.path, GONE))
+    assert plan_forget(store, keys_of_texts(GONE)).runs == ("trained",)
+    report = forget_texts(store, keys_of_texts(GONE))
+    assert (report.predictions, report.runs) == (1, ["trained"])
+    assert upkeep.traces_of(store.path, GONE) == []
+    with np.load(trained) as arrays:
+        np.testing.assert_array_equal(arrays["keys"], keys_of_texts(KEPT[:2]))
+        assert arrays["rows"].tolist() == [0, 2]
+    assert untouched.stat().st_mtime_ns == before
+
+
+def test_predictions_that_cannot_be_read_are_deleted(
+    store: FeatureStore, upkeep: ModuleType
+) -> None:
+    _full_store(store, upkeep)
+    damaged = _keep_run(store, "damaged", store.load_dataset("both").version, GONE)
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    assert damaged in forget_texts(store, keys_of_texts(GONE)).deleted
+    assert upkeep.traces_of(store.path, GONE) == []
 
 
 def test_planning_tells_what_is_touched_and_changes_nothing(
