@@ -25,16 +25,27 @@ from benchmarks.stream_variants import (
     checksum_table,
     checksum_targets,
     measure_checksums,
+    padding_table,
     run_threads,
     split_store,
 )
 from embedcache import FeatureStore, FeatureStream
 from embedcache.precompute import BuildOptions
 from embedcache.store.writer import WriterLimits
-from embedcache.stream.stream import padded_length
+from embedcache.stream.batch import padded_length
+from embedcache.stream.config import StreamConfig
 
 BATCH_SIZE = 64
 ENCODINGS = ("dictionary", "dense")
+CONFIGS = {
+    "length buckets": StreamConfig(batch_size=BATCH_SIZE, length_buckets=True),
+    # Of a sixth of SST-2: the default's would hold all of it.
+    "block shuffle": StreamConfig(batch_size=BATCH_SIZE, shuffle="block", window_texts=1600),
+    "both": StreamConfig(
+        batch_size=BATCH_SIZE, shuffle="block", window_texts=1600, length_buckets=True
+    ),
+}
+"""Other orders than that of a full shuffle."""
 Batches = Callable[[int], Iterator[PaddedBatch]]
 
 
@@ -50,7 +61,7 @@ def run(scale: Scale, work: Path) -> Report:
             name: FeatureStream(store, "b1", batch_size=BATCH_SIZE)
             for name, store in stores.items()
         }
-        corpus = _read_corpus(stores["dense"], streams["dense"])
+        corpus = read_corpus(stores["dense"], streams["dense"], "b1")
         peers, skipped = open_peers(corpus, work / "peers")
         for peer in peers:
             stack.callback(peer.close)
@@ -61,6 +72,8 @@ def run(scale: Scale, work: Path) -> Report:
             measure_checksums(store, "b1", encoding, rounds=scale.rounds)
             for encoding, store in stores.items()
         ]
+        paddings = {"full shuffle": streams["dense"], **_other_orders(stores["dense"])}
+        padding = padding_table(paddings)
     return Report(
         number="B1",
         title="shuffled ragged features → padded float16 batches",
@@ -71,7 +84,7 @@ def run(scale: Scale, work: Path) -> Report:
         " that it handed out before",
         series=series,
         targets=[*_targets(series), *checksum_targets(costs)],
-        tables=[checksum_table(costs)],
+        tables=[checksum_table(costs), padding],
         notes=[
             f"{what}, `builtin:en-words-128`, 128 dimensions, batches of {BATCH_SIZE}, another"
             " order each round. One thread, except for TFRecord, which has TensorFlow's.",
@@ -80,7 +93,8 @@ def run(scale: Scale, work: Path) -> Report:
             " good, and pads to the longest text, not on to a multiple of 8: fewer bytes.",
             "First epoch: of a store and a stream just opened, which is not timed; every block is"
             " compared with its checksum when it is first touched. Two threads: an epoch of the"
-            " same stream each, the texts of both together.",
+            " same stream each, the texts of both together. Length buckets and block shuffle have"
+            " other orders; the same texts come out, compared by digest.",
         ],
         skipped=skipped,
     )
@@ -128,7 +142,15 @@ def _variants(
             ),
             replace(one, before=first.before),
         ]
+        found += [
+            _contender(f"{name}, {kind}", "ours", partial(_stream_batches, stream), in_order=False)
+            for kind, stream in _other_orders(store).items()
+        ]
     return found
+
+
+def _other_orders(store: FeatureStore) -> dict[str, FeatureStream]:
+    return {kind: FeatureStream(store, "b1", config=config) for kind, config in CONFIGS.items()}
 
 
 def _first_batches(first: FirstEpoch, number: int) -> Iterator[PaddedBatch]:
@@ -145,12 +167,12 @@ def _build_store(
     return store
 
 
-def _read_corpus(store: FeatureStore, stream: FeatureStream) -> Corpus:
+def read_corpus(store: FeatureStore, stream: FeatureStream, dataset: str) -> Corpus:
     """The stream's features as one packed array, in its own unshuffled order."""
-    (batch,) = FeatureStream(store, "b1", shuffle=False, batch_size=stream.num_texts)
+    (batch,) = FeatureStream(store, dataset, shuffle=False, batch_size=stream.num_texts)
     matrices = [row[:length] for row, length in zip(batch.values, batch.lengths, strict=True)]
     features = embedcache.RaggedArray.from_matrices(matrices, dim=stream.dim)
-    return Corpus(features, stream.labels, stream.order, BATCH_SIZE)
+    return Corpus(features, stream.labels, stream.order, stream.batch_size)
 
 
 def _stream_batches(stream: FeatureStream, number: int) -> Iterator[PaddedBatch]:
@@ -173,7 +195,8 @@ class DenseGather:
         self._zero_position = len(features.values)
         longest = padded_length(int(self._lengths.max()))
         self._offsets = np.arange(longest)
-        self._buffer = np.empty((BATCH_SIZE * longest, features.dim), features.values.dtype)
+        shape = (corpus.batch_size * longest, features.dim)
+        self._buffer = np.empty(shape, features.values.dtype)
 
     def _make_table(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         return np.concatenate([values, np.zeros_like(values[:1])]), None
@@ -239,7 +262,8 @@ def _targets(series: list[Series]) -> list[Target]:
         limit = named(series, f"the same gather from RAM, {encoding}")
         what = f"{encoding}: ≥ 90 % of the limit"
         targets.append(Target(what=what, value=ratio(ours, limit), wanted=0.9, unit="%"))
-        for variant in (f"{NUM_SHARDS} shards", f"{NUM_THREADS} threads", "first epoch"):
+        variants = (f"{NUM_SHARDS} shards", f"{NUM_THREADS} threads", "first epoch", *CONFIGS)
+        for variant in variants:
             other = named(series, f"FeatureStream, {encoding}, {variant}")
             what = f"{encoding}: {variant} ÷ one shard, one thread, later epoch"
             targets.append(Target(what=what, value=ratio(other, ours)))

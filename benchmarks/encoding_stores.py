@@ -260,5 +260,5 @@ def count_differing_rows(one: NDArray[Any], other: NDArray[Any]) -> int:
 
 def _stored_bytes(path: Path) -> dict[str, int]:
     """Bytes that each dataset of a shard takes in its file."""
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         return {name: dataset.id.get_storage_size() for name, dataset in file.items()}

@@ -25,11 +25,13 @@ from benchmarks.scale import SCALES
 
 MODULES = {
     "B1": "benchmarks.b01_stream",
+    "B2": "benchmarks.b02_overhead",
     "B3": "benchmarks.b03_contextual",
     "B4": "benchmarks.b04_build",
     "B5": "benchmarks.b05_rebuild",
     "B6": "benchmarks.b06_index",
     "B7": "benchmarks.b07_storing",
+    "B8": "benchmarks.b08_experiments",
     "B9": "benchmarks.b09_encodings",
     "B10": "benchmarks.b10_memory",
     "B11": "benchmarks.b11_startup",

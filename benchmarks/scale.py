@@ -14,6 +14,7 @@ class Scale:
         rounds: Rounds of each measurement; each contender is in each round.
         min_seconds: A contender repeats its work until a round of it has taken so long.
         stream_texts: B1: texts, where Kim's data sets are not beside the checkout.
+        overhead_texts: B2: texts, where Kim's data sets are not beside the checkout.
         contextual_texts: B3: texts of the sample.
         contextual_slice: B3: how many of them a round of a slow contender takes.
         build_texts: B4: texts of the corpus.
@@ -34,6 +35,7 @@ class Scale:
     rounds: int
     min_seconds: float
     stream_texts: int
+    overhead_texts: int
     contextual_texts: int
     contextual_slice: int
     build_texts: int
@@ -55,6 +57,7 @@ FULL = Scale(
     rounds=7,
     min_seconds=0.2,
     stream_texts=9613,
+    overhead_texts=9613,
     contextual_texts=4_032,
     contextual_slice=288,
     build_texts=100_000,
@@ -75,6 +78,7 @@ TINY = Scale(
     rounds=1,
     min_seconds=0.0,
     stream_texts=100,
+    overhead_texts=100,
     contextual_texts=90,
     contextual_slice=40,
     build_texts=120,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from benchmarks.report import Table, Target
 from embedcache import FeatureStore, FeatureStream
 from embedcache.store.shards.shard import Shard
 from embedcache.store.writer import ShardWriter
-from embedcache.stream.stream import Batch
+from embedcache.stream.batch import Batch
 
 NUM_SHARDS = 8
 NUM_THREADS = 2
@@ -149,6 +149,21 @@ def checksum_table(costs: list[ChecksumCost]) -> Table:
             )
             for cost in costs
         ),
+    )
+
+
+def padding_table(streams: Mapping[str, FeatureStream]) -> Table:
+    """How much of the batches of an epoch is padding."""
+    rows = []
+    for kind, stream in streams.items():
+        lengths = [(batch.values.shape[:2], batch.lengths.sum()) for batch in stream.epoch(0)]
+        padded = sum(size * length for (size, length), _ in lengths)
+        num_tokens = int(sum(tokens for _, tokens in lengths))
+        rows.append((kind, padded, 100 * (1 - num_tokens / padded)))
+    return Table(
+        title=f"Padding of an epoch of {num_tokens:,} tokens",
+        header=("order", "rows in batches", "padding, %"),
+        rows=tuple(rows),
     )
 
 
