@@ -52,7 +52,7 @@ def run(scale: Scale, work: Path) -> Report:
         corpus = read_corpus(store, stream, DATASET)
         experiment = Experiment(stream.dim, len(stream.label_names), stream.dtype)
         contenders = _trained(experiment, stream, corpus)
-        series = measure(contenders, rounds=scale.rounds, value=elapsed)
+        series = measure(contenders, rounds=scale.overhead_rounds, value=elapsed)
     return Report(
         number="B2",
         title="input overhead of training",

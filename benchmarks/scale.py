@@ -15,6 +15,7 @@ class Scale:
         min_seconds: A contender repeats its work until a round of it has taken so long.
         stream_texts: B1: texts, where Kim's data sets are not beside the checkout.
         overhead_texts: B2: texts, where Kim's data sets are not beside the checkout.
+        overhead_rounds: B2: rounds; an epoch's steps alone swing by some 5 %.
         contextual_texts: B3: texts of the sample.
         contextual_slice: B3: how many of them a round of a slow contender takes.
         build_texts: B4: texts of the corpus.
@@ -36,6 +37,7 @@ class Scale:
     min_seconds: float
     stream_texts: int
     overhead_texts: int
+    overhead_rounds: int
     contextual_texts: int
     contextual_slice: int
     build_texts: int
@@ -58,6 +60,7 @@ FULL = Scale(
     min_seconds=0.2,
     stream_texts=9613,
     overhead_texts=9613,
+    overhead_rounds=21,
     contextual_texts=4_032,
     contextual_slice=288,
     build_texts=100_000,
@@ -79,6 +82,7 @@ TINY = Scale(
     min_seconds=0.0,
     stream_texts=100,
     overhead_texts=100,
+    overhead_rounds=1,
     contextual_texts=90,
     contextual_slice=40,
     build_texts=120,

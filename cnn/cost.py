@@ -36,9 +36,10 @@ def cost_ledger(store: FeatureStore, *, version: str, view: str, run: RunCost) -
       ``view_bytes``, all the view's shards; ``note``, what is not known, or None.
     - ``run``: the fields of `RunCost`.
     - ``in_loop``: the same run with the module in the loop: every text that goes through
-      the model goes through the module first. ``texts_per_second`` is what the builds of the
-      view took, texts computed ÷ seconds, loading the module included;
-      ``module_seconds = texts ÷ texts_per_second``; ``seconds = run.seconds + module_seconds``;
+      the model goes through the module first. ``loading_seconds`` is what loading it took, the
+      mean of the view's builds that computed any; ``texts_per_second`` what they computed ÷
+      the other seconds they took; ``module_seconds = loading_seconds + texts ÷
+      texts_per_second``; ``seconds = run.seconds + module_seconds``;
       ``ratio = seconds ÷ run.seconds``; ``ratio_with_features = seconds ÷ (run.seconds +
       features.seconds)``: above 1 this one run has paid for the features. None where the rate
       is not known; ``note`` says why. A build puts each distinct token of a context-free module
@@ -57,13 +58,22 @@ def cost_ledger(store: FeatureStore, *, version: str, view: str, run: RunCost) -
     is_imported = record.view.signature == _IMPORTED
     if is_imported:
         features |= {"seconds": None, "note": "imported: what computing them cost is not known"}
-    computed, seconds = _sum(builds, "misses"), _sum(builds, "seconds")
-    rate = computed / seconds if computed and seconds and not is_imported else None
+    speed = None if is_imported else _speed(builds)
     return {
         "features": features,
         "run": asdict(run),
-        "in_loop": _in_loop(run, rate, features["seconds"], is_imported=is_imported),
+        "in_loop": _in_loop(run, speed, features["seconds"], is_imported=is_imported),
     }
+
+
+def _speed(builds: Sequence[BuildRecord]) -> tuple[float, float] | None:
+    """Texts a second of the builds that computed any, and the mean seconds to load the module."""
+    computing = [build for build in builds if _sum([build], "misses")]
+    loading_s = _sum(computing, "loading_seconds")
+    seconds = _sum(computing, "seconds") - loading_s
+    if not computing or seconds <= 0:
+        return None
+    return _sum(computing, "misses") / seconds, loading_s / len(computing)
 
 
 def _features(
@@ -94,22 +104,29 @@ def _features(
 
 
 def _in_loop(
-    run: RunCost, rate: float | None, features_s: float | None, *, is_imported: bool
+    run: RunCost,
+    speed: tuple[float, float] | None,
+    features_s: float | None,
+    *,
+    is_imported: bool,
 ) -> dict[str, Any]:
-    if rate is None:
+    if speed is None:
         why = "the features were imported" if is_imported else "no build report tells the rate"
         names = (
             "texts_per_second",
+            "loading_seconds",
             "module_seconds",
             "seconds",
             "ratio",
             "ratio_with_features",
         )
         return {**dict.fromkeys(names), "note": why}
-    module_s = run.texts / rate
+    rate, loading_s = speed
+    module_s = loading_s + run.texts / rate
     whole_s = run.seconds + module_s
     return {
         "texts_per_second": rate,
+        "loading_seconds": loading_s,
         "module_seconds": module_s,
         "seconds": whole_s,
         "ratio": whole_s / run.seconds,

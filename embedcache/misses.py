@@ -6,6 +6,7 @@ another one is at is put aside, and looked at again when nothing else is left to
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -107,6 +108,7 @@ class MissComputer:
 
     Attributes:
         num_texts: Texts that were computed here, or are about to be.
+        loading_s: Seconds that loading the module took.
         is_waiting: Whether another builder is waited for.
     """
 
@@ -139,6 +141,7 @@ class MissComputer:
         self._written_leases: list[_HeldLease] = []
         self._aside = _Aside()
         self.num_texts = 0
+        self.loading_s = 0.0
         self.is_waiting = False
 
     def __enter__(self) -> MissComputer:
@@ -308,8 +311,11 @@ class MissComputer:
     def _open_computer(self) -> Computer:
         """The computer, whose module is loaded at the first text that is missing."""
         if self._computer is None:
+            started = time.monotonic()
+            encoder = self._pinned.load_encoder(self._view)
+            self.loading_s = time.monotonic() - started
             self._computer = make_computer(
-                self._pinned.load_encoder(self._view),
+                encoder,
                 self._writer,
                 self._view,
                 fidelity=Fidelity(self._pinned.handle, self._view.dtype),

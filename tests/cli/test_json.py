@@ -19,7 +19,8 @@ Built = Any
 BUILD = {
     "dataset": str, "version": str, "view": str, "module": str, "texts": int, "unique": int,
     "hits": int, "misses": int, "tokens": int, "truncated": int, "windowed": int,
-    "shards": int, "bytes": int, "seconds": float, "texts_per_second": float, "fidelity": dict,
+    "shards": int, "bytes": int, "seconds": float, "loading_seconds": float,
+    "texts_per_second": float, "fidelity": dict,
     "hint": type(None),
 }  # fmt: skip
 PLAN = {

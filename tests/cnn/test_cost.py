@@ -51,6 +51,16 @@ def test_features_cost_what_their_builds_took(small: SmallStore) -> None:
     )
 
 
+def test_the_module_is_loaded_once_in_the_loop_not_with_every_text(small: SmallStore) -> None:
+    put(small, "one", "v1", misses=6, seconds=9.0, loading_seconds=7.0, bytes=700)
+    put(small, "one", "v1", misses=2, seconds=6.0, loading_seconds=5.0, bytes=100)
+    put(small, "one", "v1", misses=0, seconds=1.0, loading_seconds=0.1, bytes=0)
+    found = ledger(small, "v1")["in_loop"]
+    assert found["texts_per_second"] == pytest.approx(8 / 3)
+    assert found["loading_seconds"] == pytest.approx(6.0)
+    assert found["module_seconds"] == pytest.approx(6.0 + 5000 * 3 / 8)
+
+
 def test_texts_of_other_builds_are_noted(small: SmallStore) -> None:
     put(small, "one", "v1", misses=5, seconds=2.0, bytes=1)
     assert (

@@ -58,7 +58,7 @@ def cost_of_view(store: FeatureStore, keys: Keys, part: PartReport) -> BuildCost
 
 
 def _earlier_rate(store: FeatureStore, view: str) -> float | None:
-    """Texts a second of the largest build under a view that computed any, loading included."""
+    """Texts a second of the largest build under a view that computed any, loading left aside."""
     reports = [
         build.report
         for build in store.catalog.builds()
@@ -67,4 +67,5 @@ def _earlier_rate(store: FeatureStore, view: str) -> float | None:
     if not reports:
         return None
     largest = max(reports, key=lambda report: int(report["misses"]))
-    return float(largest["misses"]) / float(largest["seconds"])
+    seconds = float(largest["seconds"]) - float(largest.get("loading_seconds", 0.0))
+    return float(largest["misses"]) / seconds if seconds > 0 else None

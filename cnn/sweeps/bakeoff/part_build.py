@@ -34,6 +34,7 @@ class PartReport:
         misses: Distinct texts that were computed here.
         tokens: Rows that were computed.
         seconds: From start to end, loading the module included.
+        loading_seconds: Of these, to load it.
         texts_per_second: That the module computed once it was loaded; None if the store had
             them all.
     """
@@ -46,6 +47,7 @@ class PartReport:
     misses: int
     tokens: int
     seconds: float
+    loading_seconds: float
     texts_per_second: float | None
 
 
@@ -114,6 +116,7 @@ def build_part(
         misses=misses.num_texts,
         tokens=misses.counts.tokens,
         seconds=round(time.perf_counter() - started, 3),
+        loading_seconds=round(misses.loading_s, 3),
         texts_per_second=clock.texts_per_second,
     )
     digests = [
