@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from embedcache.errors import TrainingError
 from embedcache.store.store import FeatureStore
 from embedcache.stream.batch import Batch, padded_length
 from embedcache.stream.token_table import TokenNumbers, TokenTable
+
+if TYPE_CHECKING:
+    from embedcache.embedder import Embedder
 
 MODEL_FILE = "model.keras"
 RUN_FILE = "run.json"
@@ -80,6 +83,8 @@ class Run:
         self._store = store
         self._details = details
         self._model = model
+        # Keeps the module in memory, so that many calls of `predict` load it once.
+        self._embedder: Embedder | None = None
 
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
@@ -193,6 +198,22 @@ class Run:
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, not one string: put it in a list")
         self._embed_missing(texts)
+        return self.predict_stored(texts)
+
+    def predict_stored(self, texts: Sequence[str]) -> list[Prediction]:
+        """Label texts whose features the store has; no module is ever loaded.
+
+        Args:
+            texts: Any number of texts.
+
+        Returns:
+            One prediction a text, in order.
+
+        Raises:
+            KeyNotFoundError: if a text has no features under the run's view.
+            TrainingError: if the model's file is missing or damaged.
+            UnknownNameError: if the store no longer knows the run's view.
+        """
         with without_tracing_warnings():
             return self._predict(texts)
 
@@ -204,9 +225,13 @@ class Run:
         is_stored = self._store.contains(view, texts)
         if not is_stored.all():
             # Late: it brings the room that loads TensorFlow.
-            from embedcache.precompute import embed
+            from embedcache.embedder import Embedder
 
-            embed(self._store, view, [texts[at] for at in np.flatnonzero(~is_stored).tolist()])
+            if self._embedder is None:
+                self._embedder = Embedder(self._store, view)
+            self._embedder.embed_texts([texts[at] for at in np.flatnonzero(~is_stored).tolist()])
+            # Now, as nobody closes a run.
+            self._embedder.finish()
 
     def _probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The probabilities of n texts: (n, C) float32. One batch's features are in memory."""

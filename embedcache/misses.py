@@ -6,25 +6,26 @@ another one is at is put aside, and looked at again when nothing else is left to
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
 
 from embedcache.compute.batches import BATCH_TOKENS_DEFAULT
 from embedcache.compute.choosing import make_computer
-from embedcache.compute.fidelity import Fidelity
 from embedcache.compute.missing import ComputeCounts, Computer, MissingTexts
 from embedcache.corpus import DocumentBatch
 from embedcache.errors import FidelityError, StoreError
 from embedcache.keys import KEY_BYTES, Keys
 from embedcache.pinning import PinnedModule
+from embedcache.store.database.records import ShardRecord
 from embedcache.store.leases import LeaseNames, WorkLeases
+from embedcache.store.shards.codec import ReconstructionError
 from embedcache.store.store import FeatureStore
 from embedcache.store.writer import WriterLimits
 from embedcache.view import FeatureView
+from embedcache.view_module import ViewModule, error_since
 
 MAX_ASIDE_BYTES = 64 << 20
 """Memory for texts that other builders are at. With more, a builder waits for them."""
@@ -100,7 +101,7 @@ class MissComputer:
 
     Args:
         store: An open store.
-        pinned: The module.
+        module: The module; or one that others use too, whose findings and index its owner keeps.
         view: What to compute under.
         limits: When shards close.
         batch_tokens: Tokens that go through a contextual module at once.
@@ -108,21 +109,21 @@ class MissComputer:
 
     Attributes:
         num_texts: Texts that were computed here, or are about to be.
-        loading_s: Seconds that loading the module took.
         is_waiting: Whether another builder is waited for.
     """
 
     def __init__(
         self,
         store: FeatureStore,
-        pinned: PinnedModule,
+        module: PinnedModule | ViewModule,
         view: FeatureView,
         *,
         limits: WriterLimits | None = None,
         batch_tokens: int = BATCH_TOKENS_DEFAULT,
         on_part: Callable[[], None] = lambda: None,
     ) -> None:
-        self._pinned = pinned
+        self._is_shared = isinstance(module, ViewModule)
+        self._module = module if isinstance(module, ViewModule) else ViewModule(module, view)
         self._view = view
         self._catalog = store.catalog
         self._reader = store.reader(view)
@@ -130,6 +131,7 @@ class MissComputer:
         self._batch_tokens = batch_tokens
         self._on_part = on_part
         self._computer: Computer | None = None
+        self._noted = ReconstructionError()
         self._leases = WorkLeases(store.layout.lease_path(view.fingerprint))
         self._names = LeaseNames()
         self._seen_shards: set[str] = set()
@@ -141,7 +143,6 @@ class MissComputer:
         self._written_leases: list[_HeldLease] = []
         self._aside = _Aside()
         self.num_texts = 0
-        self.loading_s = 0.0
         self.is_waiting = False
 
     def __enter__(self) -> MissComputer:
@@ -163,7 +164,13 @@ class MissComputer:
                 self._keep_findings()
         finally:
             self._leases.close()
-        self._reader.save_index()
+        if not self._is_shared:
+            self._reader.save_index()
+
+    @property
+    def loading_s(self) -> float:
+        """Seconds that loading the module took."""
+        return self._module.loading_s
 
     @property
     def counts(self) -> ComputeCounts:
@@ -179,6 +186,11 @@ class MissComputer:
     def num_elsewhere(self) -> int:
         """Texts that other builders are computing, as far as is known."""
         return len(self._aside.keys)
+
+    @property
+    def published(self) -> list[ShardRecord]:
+        """The shards written, oldest first."""
+        return list(self._writer.published)
 
     @property
     def published_bytes(self) -> list[int]:
@@ -211,19 +223,14 @@ class MissComputer:
         self._keep_findings()
 
     def _keep_findings(self) -> None:
-        """Keep with the view what comparing and storing its rows have shown."""
+        """Keep with the view what comparing and storing its rows have shown, each row once."""
         if self._computer is None:
             return
-        fingerprint, found = self._view.fingerprint, self._computer.fidelity.report
-        self._catalog.add_check(fingerprint, texts=found.texts, max_difference=found.max_difference)
-        error = self._computer.reconstruction
-        self._catalog.add_reconstruction(
-            fingerprint,
-            rows=error.rows,
-            squared_error=error.squared_error,
-            squared_norm=error.squared_norm,
-            max_error=error.max_error,
-        )
+        now = self._computer.reconstruction
+        self._module.note_error(error_since(self._noted, now))
+        self._noted = replace(now)
+        if not self._is_shared:
+            self._module.keep_findings(self._catalog)
 
     def _share(self, found: Mapping[int, _Texts]) -> None:
         """Take the texts that nobody is at into the buffer, and put the others aside."""
@@ -311,14 +318,11 @@ class MissComputer:
     def _open_computer(self) -> Computer:
         """The computer, whose module is loaded at the first text that is missing."""
         if self._computer is None:
-            started = time.monotonic()
-            encoder = self._pinned.load_encoder(self._view)
-            self.loading_s = time.monotonic() - started
             self._computer = make_computer(
-                encoder,
+                self._module.load_encoder(),
                 self._writer,
                 self._view,
-                fidelity=Fidelity(self._pinned.handle, self._view.dtype),
+                fidelity=self._module.fidelity,
                 batch_tokens=self._batch_tokens,
                 on_batch=self._after_part,
             )

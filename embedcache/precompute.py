@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from embedcache.compute.batches import BATCH_TOKENS_DEFAULT
-from embedcache.corpus import CorpusOptions, CorpusReader, DocumentBatch, Source, sources_of
+from embedcache.corpus import CorpusOptions, CorpusReader, Source, sources_of
+from embedcache.corpus.selection import DocumentSelection, choose_documents
+from embedcache.embedder import Embedder
 from embedcache.errors import CorpusError
-from embedcache.keys import keys_of_utf8, utf8_of_text
+from embedcache.keys import keys_of_utf8
 from embedcache.misses import MissComputer
 from embedcache.modules.handles import DEFAULT_HANDLE
 from embedcache.modules.settings import ViewSettings
-from embedcache.pinning import PinnedModule, pin_module, pin_module_of_view
+from embedcache.pinning import PinnedModule, pin_module
 from embedcache.ragged import RaggedArray
 from embedcache.store.database.records import DatasetRecord, ViewRecord
 from embedcache.store.dataset import DatasetWriter
@@ -87,7 +89,7 @@ class BuildReport:
         version: Its version: the digest of its content.
         view: Fingerprint of the view.
         module: The module's handle.
-        texts: Documents in the corpus.
+        texts: Documents in the corpus, or those of them that were asked for.
         unique: Distinct texts among them.
         hits: Distinct texts that were not computed here: the store had them before, or another
             builder stored them meanwhile. ``hits + misses == unique``.
@@ -163,6 +165,7 @@ def build(
     module: str = DEFAULT_HANDLE,
     dataset: str | None = None,
     options: BuildOptions | None = None,
+    documents: DocumentSelection | None = None,
     on_progress: ProgressCallback = lambda _progress: None,
 ) -> BuildReport:
     """Compute what the store lacks of a corpus, and register the corpus as a dataset.
@@ -176,6 +179,8 @@ def build(
         module: The module's handle.
         dataset: Name to register under; None: the first file's name up to its first dot.
         options: Everything else.
+        documents: Places of the documents to take, counted from 0 over all files, strictly
+            ascending, (n,) int64: they alone are computed and make the dataset. None: all.
         on_progress: Called after each batch of documents.
 
     Raises:
@@ -183,6 +188,7 @@ def build(
         ModuleError: if the module cannot be used.
         EncodingError: if a text's features cannot be stored.
         StoreError: if the store cannot be written.
+        ValueError: if the places of the documents are not strictly ascending.
     """
     started = time.monotonic()
     options = options or BuildOptions()
@@ -198,7 +204,7 @@ def build(
     def show() -> None:
         on_progress(
             BuildProgress(
-                len(documents),
+                len(registered),
                 misses.num_texts,
                 misses.num_waiting,
                 reader.bytes_read,
@@ -209,7 +215,7 @@ def build(
         )
 
     with (
-        DatasetWriter(store.layout.tmp) as documents,
+        DatasetWriter(store.layout.tmp) as registered,
         MissComputer(
             store,
             pinned,
@@ -219,16 +225,16 @@ def build(
             on_part=show,
         ) as misses,
     ):
-        for batch in reader:
+        for batch in reader if documents is None else choose_documents(reader, documents):
             keys = keys_of_utf8(batch.texts)
-            documents.add(keys, batch.labels, batch.splits, batch.ids)
+            registered.add(keys, batch.labels, batch.splits, batch.ids)
             misses.add(keys, batch)
             show()
         misses.finish()
-        version, num_unique = documents.finish()
-        documents.publish(store.layout.dataset_path(version))
+        version, num_unique = registered.finish()
+        registered.publish(store.layout.dataset_path(version))
     provenance = _provenance(sources, reader.digests)
-    record = DatasetRecord(name, version, len(documents), num_unique, provenance, created_at=0.0)
+    record = DatasetRecord(name, version, len(registered), num_unique, provenance, created_at=0.0)
     checked = store.catalog.find_view(view.fingerprint)
     seconds = (time.monotonic() - started, opening_s + misses.loading_s)
     report = _report(record, misses, pinned, checked, seconds=seconds)
@@ -295,16 +301,8 @@ def embed(store: FeatureStore, view: str, texts: Sequence[str]) -> RaggedArray:
         UnknownNameError: if the store does not know the view.
     """
     record = store.catalog.find_view(view)
-    encoded = [utf8_of_text(text) for text in texts]
-    keys = keys_of_utf8(encoded)
-    if not store.reader(record).contains(keys).all():
-        pinned = pin_module_of_view(store.catalog, record)
-        batch = DocumentBatch(
-            Source("texts", None), encoded, None, None, None, range(1, len(texts) + 1)
-        )
-        with MissComputer(store, pinned, record.view) as misses:
-            misses.add(keys, batch)
-            misses.finish()
+    with Embedder(store, record) as embedder:
+        embedder.embed_texts(texts)
     return store.get(record.view, texts)
 
 

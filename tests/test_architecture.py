@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "embedcache.ragged": set(),
     "embedcache.view": {"embedcache.errors"},
     "embedcache.encoder": set(),
+    "embedcache.wire": set(),
     "embedcache.corpus": {"embedcache.errors"},
     "embedcache.store": {
         "embedcache.errors",
@@ -40,6 +41,14 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.keys",
         "embedcache.ragged",
         "embedcache.store",
+    },
+    "embedcache.client": {
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.ragged",
+        "embedcache.store",
+        "embedcache.view",
+        "embedcache.wire",
     },
     # Rooms of their own: of all that streams, TensorFlow and torch are for these files alone.
     "embedcache.stream.tensorflow_dataset": {"embedcache.quiet", "embedcache.stream"},
@@ -64,6 +73,13 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.store",
         "embedcache.view",
     },
+    "embedcache.view_module": {
+        "embedcache.compute",
+        "embedcache.encoder",
+        "embedcache.pinning",
+        "embedcache.store",
+        "embedcache.view",
+    },
     "embedcache.misses": {
         "embedcache.compute",
         "embedcache.corpus",
@@ -72,10 +88,22 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.pinning",
         "embedcache.store",
         "embedcache.view",
+        "embedcache.view_module",
+    },
+    "embedcache.embedder": {
+        "embedcache.compute",
+        "embedcache.corpus",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.misses",
+        "embedcache.pinning",
+        "embedcache.store",
+        "embedcache.view_module",
     },
     "embedcache.precompute": {
         "embedcache.compute",
         "embedcache.corpus",
+        "embedcache.embedder",
         "embedcache.errors",
         "embedcache.keys",
         "embedcache.misses",
@@ -134,6 +162,15 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.exchange.tfrecord",
         "embedcache.store",
     },
+    "embedcache.service": {
+        "embedcache",
+        "embedcache.embedder",
+        "embedcache.errors",
+        "embedcache.keys",
+        "embedcache.ragged",
+        "embedcache.store",
+        "embedcache.wire",
+    },
     "embedcache.shelf": {
         "embedcache.errors",
         "embedcache.modules",
@@ -141,6 +178,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "cnn": {
         "embedcache",
+        "embedcache.embedder",
         "embedcache.errors",
         "embedcache.keys",
         "embedcache.precompute",
@@ -159,13 +197,12 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.keys",
         "embedcache.store",
     },
-    # It builds, too: on a part of a corpus, which `build` does not know.
+    # It builds, too.
     "cnn.sweeps.bakeoff": {
         "cnn",
         "embedcache.corpus",
         "embedcache.errors",
         "embedcache.keys",
-        "embedcache.misses",
         "embedcache.pinning",
         "embedcache.precompute",
         "embedcache.store",
@@ -185,6 +222,7 @@ ARROWS: dict[str, set[str]] = {
         "embedcache.modules",
         "embedcache.plan",
         "embedcache.precompute",
+        "embedcache.service",
         "embedcache.shelf",
         "embedcache.store",
     },
@@ -202,9 +240,17 @@ OWNERS: dict[str, set[str]] = {
     "keras": {"cnn"},
     "tensorboard": {"cnn"},
     "h5py": {"embedcache.store", "embedcache.exchange"},
-    "pyarrow": {"embedcache.exchange"},
+    "pyarrow": {"embedcache.exchange", "embedcache.service"},
     "datasets": {"embedcache.exchange"},
     "sqlalchemy": {"embedcache.store"},
+    "httpx2": {"embedcache.client"},
+    "fastapi": {"embedcache.service"},
+    "starlette": {"embedcache.service"},
+    "pydantic": {"embedcache.service"},
+    "uvicorn": {"embedcache.service"},
+    "uvloop": {"embedcache.service"},
+    "prometheus_client": {"embedcache.service"},
+    "orjson": {"embedcache.service"},
     "click": {"cli"},
 }
 
@@ -300,6 +346,7 @@ def _loaded_by(code: str, *names: str) -> set[str]:
         "from cli.main import run; assert run(['--help']) == 0",
         "from cli.main import run; assert run(['build', '--help']) == 0",
         "from cli.main import run; assert run(['train', '--help']) == 0",
+        "import embedcache.service.server",
     ],
 )
 def test_light_imports_leave_tensorflow_and_keras_out(code: str) -> None:

@@ -64,8 +64,9 @@ class Fidelity:
             num_texts: How many these are.
         """
         before, self._offered = self._offered, self._offered + num_texts
-        if before == 0:
-            return FIRST_SAMPLE
+        if before < FIRST_SAMPLE:
+            # The first eight, whether they come at once or, to a service, one by one.
+            return min(self._offered, FIRST_SAMPLE) - before
         return self._offered // TEXTS_A_SAMPLE - before // TEXTS_A_SAMPLE
 
     def compare(self, stored: NDArray[Any], live: NDArray[np.float32], place: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import embedcache.precompute
+import embedcache.embedder
 from cnn import Prediction, Run, TrainConfig, load_run, train
 from cnn.run import _BATCH_BYTES, _BATCH_TEXTS, _batches_by_length
 from cnn.saving import new_run_name, publish_run
@@ -115,11 +115,18 @@ def test_only_texts_that_are_not_stored_are_embedded(
 ) -> None:
     asked: list[tuple[str, list[str]]] = []
 
-    def embed(_store: Any, view: str, texts: list[str]) -> None:
-        asked.append((view, texts))
-        shared.put_texts(texts, [np.full((3, 16), 0.1)] * len(texts))
+    class FakeEmbedder:
+        def __init__(self, _store: Any, view: str) -> None:
+            self._view = view
 
-    monkeypatch.setattr(embedcache.precompute, "embed", embed)
+        def embed_texts(self, texts: list[str]) -> None:
+            asked.append((self._view, texts))
+            shared.put_texts(texts, [np.full((3, 16), 0.1)] * len(texts))
+
+        def finish(self) -> None:
+            pass
+
+    monkeypatch.setattr(embedcache.embedder, "Embedder", FakeEmbedder)
     assert len(two_run.predict(["two bad 1", "brand new", "two good 1"])) == 3
     assert asked == [(shared.view.fingerprint, ["brand new"])]
     two_run.predict(["brand new"])

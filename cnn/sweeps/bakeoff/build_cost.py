@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from cnn.sweeps.bakeoff.part_build import PartReport
 from embedcache.keys import Keys
+from embedcache.precompute import BuildReport
 from embedcache.store.store import FeatureStore
 
 
@@ -35,7 +36,7 @@ class BuildCost:
         return asdict(self)
 
 
-def cost_of_view(store: FeatureStore, keys: Keys, part: PartReport) -> BuildCost:
+def cost_of_view(store: FeatureStore, keys: Keys, part: BuildReport) -> BuildCost:
     """What the whole corpus would cost under a view of which a part was built.
 
     Args:
@@ -43,7 +44,7 @@ def cost_of_view(store: FeatureStore, keys: Keys, part: PartReport) -> BuildCost
         keys: Of all documents of the whole, (n, 16).
         part: What the build of the part did.
     """
-    rate = part.texts_per_second or _earlier_rate(store, part.view)
+    rate = _rate(part.to_record()) or _earlier_rate(store, part.view)
     distinct = np.unique(keys, axis=0)
     missing = int(np.count_nonzero(~store.reader(part.view).contains(distinct)))
     shards = store.catalog.shards(part.view)
@@ -59,13 +60,13 @@ def cost_of_view(store: FeatureStore, keys: Keys, part: PartReport) -> BuildCost
 
 def _earlier_rate(store: FeatureStore, view: str) -> float | None:
     """Texts a second of the largest build under a view that computed any, loading left aside."""
-    reports = [
-        build.report
-        for build in store.catalog.builds()
-        if build.view == view and build.report.get("misses") and build.report.get("seconds")
-    ]
-    if not reports:
-        return None
-    largest = max(reports, key=lambda report: int(report["misses"]))
-    seconds = float(largest["seconds"]) - float(largest.get("loading_seconds", 0.0))
-    return float(largest["misses"]) / seconds if seconds > 0 else None
+    reports = [build.report for build in store.catalog.builds() if build.view == view]
+    rated = [report for report in reports if _rate(report) is not None]
+    return _rate(max(rated, key=lambda report: int(report["misses"]))) if rated else None
+
+
+def _rate(report: Mapping[str, Any]) -> float | None:
+    """Texts a second that a build computed, loading left aside; None if it computed none."""
+    misses = float(report.get("misses", 0))
+    seconds = float(report.get("seconds", 0.0)) - float(report.get("loading_seconds", 0.0))
+    return misses / seconds if misses and seconds > 0 else None

@@ -13,7 +13,6 @@ from typing import Any
 
 from cnn.sweeps.bakeoff.build_cost import BuildCost, cost_of_view
 from cnn.sweeps.bakeoff.part import CorpusPart, choose_part
-from cnn.sweeps.bakeoff.part_build import build_part
 from cnn.sweeps.grid import SEED_AXIS, VIEW_AXES, Values
 from cnn.sweeps.journal import Journal
 from cnn.sweeps.leaderboard import Leaderboard, LeaderboardRow
@@ -255,13 +254,13 @@ def _try_part(run: _Bakeoff, part: CorpusPart) -> tuple[list[BakeoffRow], Leader
     costs, version = {}, ""
     for candidate in run.candidates:
         run.listener.on_stage(f"{_shown(candidate)}: {len(part.documents):,} documents")
-        report = build_part(
+        report = build(
             run.store,
             run.sources,
-            part.documents,
             module=candidate.module,
             dataset=name,
             options=replace(options.build, layer=candidate.layer),
+            documents=part.documents,
         )
         version = report.version
         costs[candidate.view] = cost_of_view(run.store, part.keys, report)

@@ -13,12 +13,12 @@ import pytest
 import cnn
 import embedcache
 from cnn.sweeps import BakeoffListener, BakeoffOptions, BakeoffReport, SweepProgress
+from cnn.sweeps.bakeoff.build_cost import cost_of_view
 from cnn.sweeps.bakeoff.part import choose_part, draw_stratified
-from cnn.sweeps.bakeoff.part_build import build_part, choose_documents
 from embedcache.corpus import CorpusOptions, CorpusReader, parse_sources
+from embedcache.corpus.selection import choose_documents
 from embedcache.errors import CorpusError, ModuleError, TrainingError
 from embedcache.keys import keys_of_texts
-from embedcache.precompute import BuildOptions
 
 WORDS = {"good": "fine warm lovely", "bad": "cold dull dreary"}
 NUM_EACH = {"train": 60, "dev": 20, "test": 12}
@@ -102,23 +102,35 @@ def test_built_part_is_a_dataset_of_its_own_that_the_whole_build_hits(
 ) -> None:
     sources, module = parse_sources(corpus), str(make_module())
     documents = np.arange(0, 138, 3)
-    report = build_part(
-        store, sources, documents, module=module, dataset="part", options=BuildOptions()
-    )
-    assert (report.texts, report.unique, report.misses) == (46, 46, 46)
-    assert report.texts_per_second is not None
-    assert report.texts_per_second > 0
+    part = {"module": module, "dataset": "part", "documents": documents}
+    report = embedcache.build(store, sources, **part)
+    assert (report.dataset, report.texts, report.unique, report.misses) == ("part", 46, 46, 46)
     dataset = store.load_dataset("part")
     texts = [text for batch in CorpusReader(sources) for text in batch.texts]
     chosen = [texts[place].decode() for place in documents]
     np.testing.assert_array_equal(dataset.keys, keys_of_texts(chosen))
     assert dataset.count_splits() == {"train": 30, "dev": 10, "test": 6}
-    again = build_part(
-        store, sources, documents, module=module, dataset="part", options=BuildOptions()
-    )
-    assert (again.misses, again.texts_per_second) == (0, None)
+    again = embedcache.build(store, sources, **part)
+    assert (again.hits, again.misses, again.version) == (46, 0, report.version)
+    keys = keys_of_texts([text.decode() for text in texts])
+    computed = pytest.approx(46 / (report.seconds - report.loading_seconds))
+    costs = [cost_of_view(store, keys, each) for each in (report, again)]
+    assert [cost.texts_per_second for cost in costs] == [computed, computed]
+    assert [cost.missing for cost in costs] == [92, 92]
     whole = embedcache.build(store, sources, module=module, dataset="whole")
     assert (whole.hits, whole.misses) == (46, 92), "what the part has is not computed again"
+
+
+def test_cost_has_no_rate_where_no_build_computed_anything(
+    corpus: list[str], store: embedcache.FeatureStore, make_module: Callable[..., Path]
+) -> None:
+    none = np.array([], np.int64)
+    report = embedcache.build(
+        store, parse_sources(corpus), module=str(make_module()), documents=none
+    )
+    assert (report.texts, report.misses) == (0, 0)
+    cost = cost_of_view(store, keys_of_texts(["a", "b", "a"]), report)
+    assert (cost.texts_per_second, cost.missing, cost.projected_seconds) == (None, 2, None)
 
 
 @pytest.fixture(scope="module")

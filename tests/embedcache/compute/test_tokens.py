@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import embedcache
 from embedcache.compute import tokens as tokens_module
+from embedcache.compute.fidelity import FIRST_SAMPLE
 from embedcache.compute.missing import ComputeCounts
 from embedcache.compute.tokens import TokenTable
 from embedcache.errors import EncodingError, FidelityError, ModuleMemoryError
@@ -161,8 +162,11 @@ def test_sampled_texts_are_compared_alone_and_as_wholes(
     assert computer.fidelity.report.texts == len(TEXTS)
     # A text that was cut has other rows than the module's own vector is made of.
     assert encoder.compared == [TEXTS[1], TEXTS[2], TEXTS[4]]
-    computer.compute(missing_texts([b"x y", b"z"]))
-    assert computer.fidelity.report.texts == len(TEXTS) + 1
+    computer.compute(missing_texts([b"x y", b"z", b"q"]))
+    # The first eight are, in however many pieces they come.
+    assert computer.fidelity.report.texts == FIRST_SAMPLE == len(TEXTS) + 3
+    computer.compute(missing_texts([b"x %d" % number for number in range(6)]))
+    assert computer.fidelity.report.texts == FIRST_SAMPLE + 1
 
 
 def test_module_that_is_no_bag_of_words_on_the_corpus_is_found_out(make: MakeComputer) -> None:
