@@ -34,6 +34,7 @@ _COMMANDS = {
     "predict": "cli.predict",
     "repair": "cli.repair",
     "runs": "cli.runs",
+    "serve": "cli.serve",
     "stats": "cli.stats",
     "store": "cli.store",
     "sweep": "cli.sweep",

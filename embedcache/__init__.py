@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedcache.client.store import connect
     from embedcache.errors import EmbedCacheError
     from embedcache.exchange.exporting import ExportReport, export_dataset
     from embedcache.exchange.importing import ImportReport, import_features
@@ -41,6 +42,7 @@ _HOMES = {
     "StreamState": "embedcache.stream.state",
     "TokenTable": "embedcache.stream.token_table",
     "build": "embedcache.precompute",
+    "connect": "embedcache.client.store",
     "embed": "embedcache.precompute",
     "explain_text": "embedcache.explain",
     "export_dataset": "embedcache.exchange.exporting",
@@ -63,6 +65,7 @@ __all__ = [
     "StreamState",
     "TokenTable",
     "build",
+    "connect",
     "embed",
     "explain_text",
     "export_dataset",

@@ -19,6 +19,7 @@
     ├── UnknownNameError        no dataset, view or run of that name
     ├── ExchangeError           features cannot be exported or imported as asked
     ├── OutputError             a file that a command was told to write cannot be written
+    ├── ServiceError            a feature service cannot be started, reached, or refuses
     └── TrainingError           a training cannot start or go on
         └── DivergedError       a loss has become infinite, or no number
 
@@ -108,6 +109,10 @@ class ExchangeError(EmbedCacheError):
 
 class OutputError(EmbedCacheError):
     """A file that a command was told to write cannot be written."""
+
+
+class ServiceError(EmbedCacheError):
+    """A feature service cannot be started or reached, or it refuses what was asked."""
 
 
 class TrainingError(EmbedCacheError):

@@ -174,6 +174,15 @@ class FeatureStore:
         """
         return self.catalog.find_view(view or self.catalog.newest_view_of(dataset.version) or "")
 
+    def record_use(self, view: str, version: str) -> None:
+        """Keep that a dataset version's features under a view are used now; never an error.
+
+        Args:
+            view: The view's fingerprint.
+            version: The dataset's whole version.
+        """
+        self.catalog.record_use(view, version)
+
     def newest_view(self) -> str:
         """Fingerprint of the view that was last built, or else last made.
 

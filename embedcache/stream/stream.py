@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from embedcache.errors import KeyNotFoundError, UnknownNameError
 from embedcache.ragged import expand_ranges
 from embedcache.store.dataset import Dataset
 from embedcache.store.refs import FeatureRefs
-from embedcache.store.store import FeatureStore
 from embedcache.stream.batch import LENGTH_STEP, Batch, padded_length, padded_lengths
 from embedcache.stream.batching import Cut, EpochPlan
 from embedcache.stream.buffers import BatchBuffers
@@ -32,6 +32,7 @@ from embedcache.stream.orders import (
     choose_shuffle,
 )
 from embedcache.stream.resuming import StreamIterator
+from embedcache.stream.source import FeatureReader, FeatureSource
 from embedcache.stream.state import StreamState
 from embedcache.stream.token_table import TokenNumbers, TokenTable
 
@@ -45,7 +46,7 @@ _LAYERS_APART = "all"
 class _Source:
     """What a stream is opened from; pickling it drops what is open."""
 
-    store: FeatureStore
+    store: FeatureSource
     dataset: str | Dataset
     view: str
     split: str | None
@@ -87,7 +88,7 @@ class FeatureStream:
     texts than workers, or one text a batch) the last step lacks the last workers' batches.
 
     Args:
-        store: An open store.
+        store: An open store, or a service (`embedcache.connect`).
         dataset: Name, ``NAME@VERSION``, or a loaded dataset; None is the newest.
         view: Fingerprint or its beginning; None: the view the dataset was last built under.
         split: Only this split's documents; None: all.
@@ -110,7 +111,7 @@ class FeatureStream:
 
     def __init__(
         self,
-        store: FeatureStore,
+        store: FeatureSource,
         dataset: str | Dataset | None = None,
         *,
         view: str | None = None,
@@ -128,8 +129,8 @@ class FeatureStream:
         loaded = dataset if isinstance(dataset, Dataset) else store.load_dataset(dataset)
         self._view = store.view_of_dataset(loaded, view)
         # For `gc`, which drops what was used longest ago first.
-        store.catalog.record_use(self._view.fingerprint, loaded.version)
-        self._reader = store.reader(self._view)
+        store.record_use(self._view.fingerprint, loaded.version)
+        self._reader: FeatureReader = store.reader(self._view)
         self._dataset = loaded
         self._rows = _rows_of_split(loaded, split) if rows is None else rows
         self.label_names = loaded.label_names
@@ -145,7 +146,7 @@ class FeatureStream:
             )
         self._held_shards = self._reader.open_shards(self._refs)
         if config.shuffle == "auto":
-            config = replace(config, shuffle=choose_shuffle(self._reader.shard_uses(self._refs)))
+            config = replace(config, shuffle=self._choose_shuffle())
         self._config = config
         self._numbers = TokenNumbers(self._reader, token_table) if token_table else None
         named = loaded if isinstance(dataset, Dataset) else f"{loaded.name}@{loaded.version}"
@@ -326,8 +327,13 @@ class FeatureStream:
             num_workers=config.num_workers * num_workers,
         )
         is_forked = self._process != os.getpid()
-        store = FeatureStore(self._source.store.path) if is_forked else self._source.store
+        store = copy.copy(self._source.store) if is_forked else self._source.store
         return replace(self._source, store=store, config=config).open()
+
+    def _choose_shuffle(self) -> str:
+        # What a service sends costs the same in any order, and its shards are not here.
+        uses = self._reader.shard_uses(self._refs) if self._held_shards else []
+        return choose_shuffle(uses) if uses else "full"
 
     @cached_property
     def _order(self) -> Order:

@@ -17,10 +17,10 @@ from embedcache.errors import KeyNotFoundError, TrainingError
 from embedcache.keys import Keys
 from embedcache.ragged import expand_ranges, whole_rows
 from embedcache.store.ahead import codes_of_texts
-from embedcache.store.reader import ViewReader
 from embedcache.store.refs import FeatureRefs
 from embedcache.store.shards.codec import from_storage
 from embedcache.store.shards.shard import Shard
+from embedcache.stream.source import FeatureReader, RowSource
 
 _DIGEST_BYTES = 16
 
@@ -40,7 +40,7 @@ class TokenTable:
     rows: NDArray[Any]
 
     @classmethod
-    def of_texts(cls, reader: ViewReader, keys: Keys) -> TokenTable:
+    def of_texts(cls, reader: FeatureReader, keys: Keys) -> TokenTable:
         """The table of the tokens of texts.
 
         Args:
@@ -61,9 +61,9 @@ class TokenTable:
                 " them"
             )
         parts, is_dictionary = [], False
-        for shard, _, starts, lengths in reader.groups(refs):
-            parts.append(_distinct_rows(shard, starts, lengths))
-            is_dictionary = is_dictionary or shard.is_dictionary
+        for source, _, starts, lengths in reader.groups(refs):
+            parts.append(_distinct_rows(source, starts, lengths))
+            is_dictionary = is_dictionary or source.is_dictionary
         if not is_dictionary:
             raise TrainingError(
                 f"view {view} keeps no dictionary of tokens, and a table of tokens cannot be made"
@@ -118,7 +118,7 @@ class TokenNumbers:
         TrainingError: if the table's rows are not as wide as the view's, or of another dtype.
     """
 
-    def __init__(self, reader: ViewReader, table: TokenTable) -> None:
+    def __init__(self, reader: FeatureReader, table: TokenTable) -> None:
         expected = (reader.view.dim, reader.dtype)
         if (table.rows.shape[1], table.rows.dtype) != expected:
             raise TrainingError(
@@ -147,15 +147,16 @@ class TokenNumbers:
         out = np.zeros((len(refs), length), np.int32)
         flat = out.reshape(-1)
         firsts = np.arange(len(refs)) * length
-        for shard, members, starts, lengths in self._reader.groups(refs):
-            flat[expand_ranges(firsts[members], lengths)] = self._of_texts(shard, starts, lengths)
+        for source, members, starts, lengths in self._reader.groups(refs):
+            flat[expand_ranges(firsts[members], lengths)] = self._of_texts(source, starts, lengths)
         return out
 
     def _of_texts(
-        self, shard: Shard, starts: NDArray[np.int64], lengths: NDArray[np.int64]
+        self, source: RowSource, starts: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> NDArray[np.intp]:
-        if not shard.is_dictionary:
-            return self._find(shard.take(expand_ranges(starts, lengths)))
+        shard = _dictionary_shard(source)
+        if shard is None:
+            return self._find(source.take(expand_ranges(starts, lengths)))
         places = self._places.get(shard)
         if places is None:
             rows = from_storage(shard.stored_dictionary(), shard.view.dtype)
@@ -168,13 +169,20 @@ class TokenNumbers:
         return np.array([known.get(row, 0) for row in found], np.intp)
 
 
+def _dictionary_shard(source: RowSource) -> Shard | None:
+    """The shard, if rows come from one with a dictionary; a service sends them spelled out."""
+    return source if isinstance(source, Shard) and source.is_dictionary else None
+
+
 def _distinct_rows(
-    shard: Shard, starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    source: RowSource, starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[Any]:
-    """The rows of texts of one shard; of a dictionary each once."""
+    """The rows of texts of one source, each once."""
     positions = expand_ranges(starts, lengths)
-    if not shard.is_dictionary:
-        return np.ascontiguousarray(shard.take(positions))
+    shard = _dictionary_shard(source)
+    if shard is None:
+        rows = np.ascontiguousarray(source.take(positions))
+        return np.unique(whole_rows(rows)).view(rows.dtype).reshape(-1, rows.shape[1])
     stored = shard.stored_dictionary()
     is_used = np.zeros(len(stored), np.bool_)
     is_used[shard.codes(positions)] = True
