@@ -35,6 +35,7 @@ MODULES = {
     "B9": "benchmarks.b09_encodings",
     "B10": "benchmarks.b10_memory",
     "B11": "benchmarks.b11_startup",
+    "B12": "benchmarks.b12_service",
 }
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"

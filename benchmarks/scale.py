@@ -29,6 +29,11 @@ class Scale:
         encoding_epochs: B9: epochs of each of them at most.
         memory_texts: B10: sizes of the corpora.
         startup_texts: B11: texts, where Kim's data sets are not beside the checkout.
+        service_texts: B12: texts, where Kim's data sets are not beside the checkout.
+        service_distinct: B12: different requests of one text; of several there are fewer.
+        service_requests: B12: requests of a round of a contender, at least.
+        service_seconds: B12: for how long they are sent, at least.
+        service_miss_texts: B12: new texts of a round; 0: misses are not measured.
         use_real_data: Whether Kim's data sets are taken where they are there.
     """
 
@@ -51,6 +56,11 @@ class Scale:
     encoding_epochs: int
     memory_texts: tuple[int, ...]
     startup_texts: int
+    service_texts: int
+    service_distinct: int
+    service_requests: int
+    service_seconds: float
+    service_miss_texts: int
     use_real_data: bool
 
 
@@ -74,6 +84,11 @@ FULL = Scale(
     encoding_epochs=6,
     memory_texts=(10_000, 100_000, 1_000_000),
     startup_texts=9613,
+    service_texts=1821,
+    service_distinct=128,
+    service_requests=20,
+    service_seconds=0.07,
+    service_miss_texts=48,
     use_real_data=True,
 )
 TINY = Scale(
@@ -96,6 +111,12 @@ TINY = Scale(
     encoding_epochs=1,
     memory_texts=(50,),
     startup_texts=50,
+    service_texts=120,
+    service_distinct=2,
+    service_requests=2,
+    service_seconds=0.0,
+    # The module would be loaded in two more processes, which takes longer than all the rest.
+    service_miss_texts=0,
     use_real_data=False,
 )
 SCALES = {scale.name: scale for scale in (FULL, TINY)}
