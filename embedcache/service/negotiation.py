@@ -18,6 +18,8 @@ def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
     """
     if not accept or accept == "*/*":
         return offered[0]
+    if accept in offered:
+        return accept
     weights = _weights_of_ranges(accept)
     best, best_weight = "", 0.0
     for media_type in offered:
