@@ -103,7 +103,7 @@ class OpenAIRoutes:
                     {"object": "embedding", "index": index, "embedding": encode(vector)}
                     for index, vector in enumerate(vectors)
                 ],
-                "model": body.model,
+                "model": body.model or view.alias or view.fingerprint,
                 "usage": {"prompt_tokens": num_rows, "total_tokens": num_rows},
             }
         )

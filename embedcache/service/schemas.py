@@ -180,7 +180,10 @@ class EmbeddingsRequest(ForeignRequest):
     )
 
     input: OneOrMoreTexts
-    model: str = Field(description="Alias or fingerprint of a view: see `GET /v1/models`.")
+    model: str | None = Field(
+        None,
+        description="Alias or fingerprint of a view: see `GET /v1/models`. Else: the default one.",
+    )
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="`base64`: little-endian float32. Default: `float`."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +71,11 @@ def test_a_view_is_named_by_its_fingerprint_too(client: openai.OpenAI) -> None:
     answer = client.embeddings.create(model=SILENT_VIEW.fingerprint, input=TEXTS[0])
     expected = route_store.mean_of(TEXTS[0], SILENT_VIEW)
     np.testing.assert_allclose(answer.data[0].embedding, expected, atol=1e-6)
+
+
+def test_without_a_model_it_is_the_default_one(server: ServerProcess) -> None:
+    answer = server.request("POST", "/v1/embeddings", {"input": TEXTS[0]}, token=KEYS["reader"])
+    assert json.loads(answer.body)["model"] == "films"
 
 
 def test_dimensions_may_be_the_views_own(client: openai.OpenAI) -> None:
