@@ -37,7 +37,6 @@ EMBEDDINGS = ("rand", "static", "nonstatic", "multichannel")
 LAYERS = ("2", "3", "4", "5", "6", "mean:3,4,5")
 NUM_SEEDS = 5
 NUM_FOLDS = 10
-NUM_CHOOSING_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,6 @@ def main() -> None:
                 study.try_embeddings(CORPORA[name])
             if "minilm" in (arguments.only or ("minilm",)):
                 study.try_layers(CORPORA[name], arguments.store)
-            _keep(study.results)
 
 
 class Study:
@@ -141,9 +139,8 @@ class Study:
                 self._store, corpus.sources, module=handle, dataset=dataset, options=options
             )
         settings = _as_grid(corpus.settings)
-        # On one dev part a seed, also where the scores are of folds: a tenth of the trainings.
-        seeds = NUM_CHOOSING_SEEDS if settings else 1
-        chosen = self._sweep(corpus.name, "layers", dataset, {"layer": list(LAYERS)}, seeds=seeds)
+        # On one dev part also where the scores are of folds: a tenth of the trainings.
+        chosen = self._sweep(corpus.name, "layers", dataset, {"layer": list(LAYERS)}, seeds=1)
         grid = {"layer": [chosen], **settings}
         self._sweep(corpus.name, "minilm", dataset, grid, seeds=self._num_seeds)
 
@@ -162,6 +159,7 @@ class Study:
         )
         board = cnn.sweep(self._store, dataset, grid, options=options, on_trial=_print_trial)
         self.results.setdefault(corpus, {})[table] = board.to_record()
+        _keep(self.results)
         return str(board.best.settings.get("layer", "")) if board.best else ""
 
     def _is_begun(self, name: str) -> bool:

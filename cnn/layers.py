@@ -56,9 +56,7 @@ class MaskedMaxOverTime(keras.layers.Layer):  # type: ignore[misc,name-defined]
     def call(self, inputs: Any, lengths: Any) -> Any:
         """Maxima of shape ``(batch, features)``; see the class."""
         ops = keras.ops
-        positions = ops.expand_dims(ops.arange(ops.shape(inputs)[1], dtype="int32"), 0)
-        lengths = ops.expand_dims(ops.cast(lengths, "int32"), 1)
-        is_token = ops.expand_dims(positions < lengths, 2)
+        is_token, lengths = _tokens_of_texts(inputs, lengths)
         lowest = ops.cast(float("-inf"), inputs.dtype)
         maxima = ops.max(ops.where(is_token, inputs, lowest), axis=1)
         return ops.where(lengths > 0, maxima, ops.zeros_like(maxima))
@@ -99,9 +97,7 @@ class MaskedMeanOverTime(keras.layers.Layer):  # type: ignore[misc,name-defined]
     def call(self, inputs: Any, lengths: Any) -> Any:
         """Means of shape ``(batch, features)``; see the class."""
         ops = keras.ops
-        positions = ops.expand_dims(ops.arange(ops.shape(inputs)[1], dtype="int32"), 0)
-        lengths = ops.expand_dims(ops.cast(lengths, "int32"), 1)
-        is_token = ops.expand_dims(positions < lengths, 2)
+        is_token, lengths = _tokens_of_texts(inputs, lengths)
         total = ops.sum(ops.where(is_token, inputs, ops.zeros_like(inputs)), axis=1)
         return total / ops.cast(ops.maximum(lengths, 1), inputs.dtype)
 
@@ -260,3 +256,11 @@ class ScalarMix(keras.layers.Layer):  # type: ignore[misc,name-defined]
         if dim is None or dim % self.num_layers:
             raise ValueError(f"{self.num_layers} layers of one width do not make a row of {dim}")
         return dim
+
+
+def _tokens_of_texts(inputs: Any, lengths: Any) -> tuple[Any, Any]:
+    """Which steps are tokens, ``(batch, steps, 1)`` bool, and the lengths, ``(batch, 1)`` int32."""
+    ops = keras.ops
+    positions = ops.expand_dims(ops.arange(ops.shape(inputs)[1], dtype="int32"), 0)
+    lengths = ops.expand_dims(ops.cast(lengths, "int32"), 1)
+    return ops.expand_dims(positions < lengths, 2), lengths

@@ -33,8 +33,8 @@ def test_building_the_real_corpora_again_computes_nothing(
     assert report.texts - report.unique == 9
 
 
-# Fewer epochs than the preset allows: enough for the promise, in half the time.
-@pytest.mark.parametrize(("dataset", "epochs", "promised"), [("sst2", 8, 0.79), ("trec", 12, 0.91)])
+# Fewer epochs than the preset allows: enough for the promise, in less than half the time.
+@pytest.mark.parametrize(("dataset", "epochs", "promised"), [("sst2", 5, 0.79), ("trec", 12, 0.91)])
 def test_kims_network_on_cached_features_reaches_the_promised_accuracy(
     built: embedcache.FeatureStore, dataset: str, epochs: int, promised: float
 ) -> None:

@@ -137,7 +137,8 @@ def wait_for_epochs(child: subprocess.Popen[bytes]) -> None:
 def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(
     ec: CommandLine, process: Processes, copied: Path, number: int
 ) -> None:
-    child = start_training(process, copied)
+    endless = ("--epochs", "9999", "--patience", "9999")
+    child = start_training(process, copied, "--preset", "linear", *endless)
     wait_for_epochs(child)
     # Not while it has a process: that one goes on.
     (unfinished,) = ec.json(copied, "runs", "list")["unfinished"]

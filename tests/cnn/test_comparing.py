@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SmallStore = Any
-BASIC = TrainConfig(preset="basic", filters=2, epochs=1, batch_size=32)
+LINEAR = TrainConfig(preset="linear", epochs=1, batch_size=32)
 
 
 def exact_p_value(only_first: int, only_second: int) -> float:
@@ -54,7 +54,7 @@ def test_the_paired_interval_is_that_of_drawing_texts() -> None:
 
 
 def test_two_runs_are_paired_on_the_same_test_texts(shared: SmallStore, two_run: Run) -> None:
-    other = train(shared.store, "two", BASIC)
+    other = train(shared.store, "two", LINEAR)
     comparison = compare_runs([two_run, load_run(shared.store, other.name)])
     paired = comparison.paired
     assert paired is not None
@@ -67,7 +67,7 @@ def test_two_runs_are_paired_on_the_same_test_texts(shared: SmallStore, two_run:
     assert paired.difference == pytest.approx(paired.accuracies[0] - paired.accuracies[1])
     assert (paired.only_first - paired.only_second) / 40 == pytest.approx(paired.difference)
     assert paired.interval[0] <= paired.difference <= paired.interval[1]
-    assert comparison.differences["preset"] == ["kim", "basic"]
+    assert comparison.differences["preset"] == ["kim", "linear"]
     assert "seed" not in comparison.differences
     assert [record["run"] for record in comparison.runs] == [two_run.name, other.name]
 
@@ -80,7 +80,8 @@ def test_a_run_is_no_better_than_itself(two_run: Run) -> None:
 
 def test_folds_are_paired_whatever_their_order(shared: SmallStore) -> None:
     runs = [
-        train(shared.store, "four", replace(BASIC, folds=2, epochs=1, seed=seed)) for seed in (1, 2)
+        train(shared.store, "four", replace(LINEAR, folds=2, epochs=1, seed=seed))
+        for seed in (1, 2)
     ]
     paired = compare_runs(runs).paired
     assert paired is not None
@@ -97,7 +98,7 @@ def test_what_cannot_be_paired_says_why(shared: SmallStore, two_run: Run, four_r
     assert "has no test texts" in str(notes[0])
     assert "for two runs" in str(notes[1])
     labels = ["bad" if place % 3 else "good" for place in range(200)]
-    other = train(shared.store, "two", BASIC, labels=labels)
+    other = train(shared.store, "two", LINEAR, labels=labels)
     assert "other labels" in str(compare_runs([two_run, other]).note)
-    folds = train(shared.store, "two", replace(BASIC, folds=2))
+    folds = train(shared.store, "two", replace(LINEAR, folds=2))
     assert "not the same" in str(compare_runs([two_run, folds]).note)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def test_logs_of_a_finished_run_are_written_from_its_history(
 
 
 def test_folds_have_folders_of_their_own(shared: SmallStore, tmp_path: Path) -> None:
-    run = train(shared.store, "four", replace(BASIC, folds=2, epochs=1))
+    run = train(shared.store, "four", TrainConfig(preset="linear", epochs=1, folds=2))
     export_logs(tmp_path, [run])
     for fold in (1, 2):
         scalars = scalars_of(tmp_path / run.name / f"fold-{fold}")
@@ -114,10 +113,10 @@ def test_folds_have_folders_of_their_own(shared: SmallStore, tmp_path: Path) -> 
     assert hparams_of(tmp_path / run.name)["folds"] == 2
 
 
-def test_a_second_session_writes_a_file_of_its_own(shared: SmallStore, tmp_path: Path) -> None:
-    for _ in range(2):
+def test_a_second_session_writes_a_file_of_its_own(two_run: Run, tmp_path: Path) -> None:
+    for record in two_run.history[:2]:
         with TensorBoardLog(tmp_path, "one") as log:
-            log.on_epoch(EpochReport.from_record(train(shared.store, "two", BASIC).history[0]))
+            log.on_epoch(EpochReport.from_record(record))
     assert len(list((tmp_path / "one").iterdir())) == 2
 
 

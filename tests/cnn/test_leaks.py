@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SmallStore = Any
-BASIC = TrainConfig(preset="basic", filters=4, epochs=1, batch_size=8)
+LINEAR = TrainConfig(preset="linear", epochs=1, batch_size=8)
 PARTS = ("train",) * 20 + ("dev",) * 6 + ("test",) * 6
 
 
@@ -55,7 +55,7 @@ def documents_of(leaks: list[dict[str, Any]]) -> dict[tuple[str, ...], tuple[int
 def test_equal_texts_are_told_with_their_numbers_and_kept_with_the_run(
     leaky: SmallStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = train(leaky.store, "small", BASIC)
+    run = train(leaky.store, "small", LINEAR)
     assert documents_of(run.record["leaks"]) == {
         ("train", "dev"): (1, 1),
         ("train", "test"): (2, 3),
@@ -75,7 +75,7 @@ def test_equal_texts_are_told_with_their_numbers_and_kept_with_the_run(
 
 
 def test_drop_takes_them_out_of_the_earlier_part(leaky: SmallStore) -> None:
-    run = train(leaky.store, "small", replace(BASIC, on_leak="drop"))
+    run = train(leaky.store, "small", replace(LINEAR, on_leak="drop"))
     assert all(leak["dropped"] for leak in run.record["leaks"])
     predictions = run.load_predictions()
     # Document 23 of dev stands in test; texts 1, 2 and 3 leave train.
@@ -86,7 +86,7 @@ def test_drop_takes_them_out_of_the_earlier_part(leaky: SmallStore) -> None:
 
 def test_error_refuses_with_the_numbers_and_the_ways_out(leaky: SmallStore) -> None:
     with pytest.raises(TrainingError, match="document 2 and 22") as caught:
-        train(leaky.store, "small", replace(BASIC, on_leak="error"))
+        train(leaky.store, "small", replace(LINEAR, on_leak="error"))
     message = str(caught.value)
     assert "\n" not in message
     assert "--on-leak drop" in message
@@ -96,13 +96,13 @@ def test_error_refuses_with_the_numbers_and_the_ways_out(leaky: SmallStore) -> N
 def test_without_equal_texts_nothing_is_said(
     shared: SmallStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = train(shared.store, "two", replace(BASIC, on_leak="error"))
+    run = train(shared.store, "two", replace(LINEAR, on_leak="error"))
     assert run.record["leaks"] == []
     assert warned(caplog) == []
 
 
 def test_folds_are_told_of_together(leaky: SmallStore, caplog: pytest.LogCaptureFixture) -> None:
-    run = train(leaky.store, "small", replace(BASIC, folds=2, on_leak="drop"))
+    run = train(leaky.store, "small", replace(LINEAR, folds=2, on_leak="drop"))
     assert {leak["dropped"] for leak in run.record["leaks"]} == {True}
     assert "(2 folds together)" in caplog.text
 
@@ -113,7 +113,7 @@ def test_dropping_every_training_text_is_refused(small: SmallStore) -> None:
     labels = [("x",), ("y",)] * 6
     small.put_dataset(texts, labels, splits=["train"] * 6 + ["dev", "dev"] + ["test"] * 4)
     with pytest.raises(TrainingError, match="every document of train has its like"):
-        train(small.store, "small", replace(BASIC, batch_size=None, on_leak="drop"))
+        train(small.store, "small", replace(LINEAR, batch_size=None, on_leak="drop"))
 
 
 def test_dropping_the_last_text_of_a_class_is_refused(small: SmallStore) -> None:
@@ -122,7 +122,7 @@ def test_dropping_the_last_text_of_a_class_is_refused(small: SmallStore) -> None
     labels = [("x",), ("x",), *[("y",), ("z",)] * 3, ("x",), ("y",)]
     small.put_dataset(texts, labels, splits=["train"] * 8 + ["dev", "test"])
     with pytest.raises(TrainingError, match=r"only the split 'dev' .*the label 'x'"):
-        train(small.store, "small", replace(BASIC, batch_size=None, on_leak="drop"))
+        train(small.store, "small", replace(LINEAR, batch_size=None, on_leak="drop"))
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=20), st.integers(0, 20))
@@ -216,8 +216,8 @@ def test_near_duplicates_are_looked_for_when_asked(
     small.put_texts(texts, [row[None] for row in rows])
     labels = [("x",), ("y",)] * 15
     small.put_dataset(texts, labels, splits=["train"] * 20 + ["dev"] * 5 + ["test"] * 5)
-    assert train(small.store, "small", BASIC).record["leaks"] == []
-    config = replace(BASIC, near_duplicates=0.99, on_leak="drop")
+    assert train(small.store, "small", LINEAR).record["leaks"] == []
+    config = replace(LINEAR, near_duplicates=0.99, on_leak="drop")
     (leak,) = train(small.store, "small", config).record["leaks"]
     assert leak == {
         "kind": "near", "parts": ["train", "test"], "documents": [1, 1], "examples": [[5, 30]],

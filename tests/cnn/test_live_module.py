@@ -63,47 +63,53 @@ def train_steps(batches: list[tuple[NDArray[Any], Any]], dtype: str) -> list[flo
     ]
 
 
+def read_batches(store: embedcache.FeatureStore, dataset: str) -> list[embedcache.Batch]:
+    """Two epochs."""
+    stream = embedcache.FeatureStream(store, dataset, batch_size=8, seed=CONFIG.seed)
+    return [batch for epoch in range(2) for batch in stream.epoch(epoch)]
+
+
 @pytest.mark.parametrize("name", ["exporter-example", "bert"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_losses_are_those_of_the_live_module_in_the_loop(
-    tmp_path: Path,
-    pytestconfig: pytest.Config,
-    tmp_path_factory: pytest.TempPathFactory,
-    name: str,
-    dtype: str,
+    tmp_path: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
     hub = shared_hub_modules(pytestconfig, tmp_path_factory)
     texts = {key_of_text(text): text for text in make_corpus(tmp_path / "corpus.txt")}
     preprocess = hub.preprocess(name)
-    options = BuildOptions(dtype=dtype, preprocess=str(preprocess) if preprocess else None)
+    cached = {}
     with embedcache.open_store(tmp_path / "store") as store:
-        report = embedcache.build(
-            store, tmp_path / "corpus.txt", module=str(hub.path(name)), options=options
-        )
+        for dtype in ("float32", "float16"):
+            options = BuildOptions(dtype=dtype, preprocess=str(preprocess) if preprocess else None)
+            report = embedcache.build(
+                store, tmp_path / "corpus.txt", module=str(hub.path(name)), dataset=dtype,
+                options=options,
+            )  # fmt: skip
+            cached[dtype] = read_batches(store, dtype)
         record = store.catalog.find_view(report.view)
         encoder = pin_module_of_view(store.catalog, record).load_encoder(record.view)
-        stream = embedcache.FeatureStream(store, batch_size=8, seed=CONFIG.seed)
-        batches = [batch for epoch in range(2) for batch in stream.epoch(epoch)]
-    cached, live, as_stored = [], [], []
-    for batch in batches:
+    live = []
+    for batch, other in zip(cached["float32"], cached["float16"], strict=True):
+        np.testing.assert_array_equal(batch.keys, other.keys)
         values = np.zeros(batch.values.shape, np.float32)
         rows = live_rows(encoder, [texts[key.tobytes()] for key in batch.keys])
         for at, matrix in enumerate(rows):
-            assert len(matrix) == batch.lengths[at]
+            assert len(matrix) == batch.lengths[at] == other.lengths[at]
             values[at, : len(matrix)] = matrix
-        cached.append((batch.values, batch))
         live.append((values, batch))
-        as_stored.append((values.astype(dtype), batch))
-    assert len(batches) > 10
-    losses = train_steps(cached, dtype)
-    assert losses[-1] < losses[0]
+    assert len(live) > 10
+    live_losses = train_steps(live, "float32")
     # A contextual module adds in another order in another batch: a rounding of float32, which
     # the storage dtype may round up or down.
     exact = {"rtol": 0, "atol": 0} if name == "exporter-example" else {"rtol": 1e-3, "atol": 1e-5}
-    np.testing.assert_allclose(losses, train_steps(as_stored, dtype), **exact)
-    # Not rounded to the storage dtype at all.
-    tolerance = 1e-5 if dtype == "float32" else 5e-3
-    np.testing.assert_allclose(losses, train_steps(live, "float32"), rtol=tolerance, atol=1e-5)
+    for dtype, tolerance in (("float32", 1e-5), ("float16", 5e-3)):
+        losses = train_steps([(batch.values, batch) for batch in cached[dtype]], dtype)
+        assert losses[-1] < losses[0]
+        rounded = live_losses
+        if dtype != "float32":
+            rounded = train_steps([(values.astype(dtype), batch) for values, batch in live], dtype)
+        np.testing.assert_allclose(losses, rounded, **exact, err_msg=dtype)
+        # Not rounded to the storage dtype at all.
+        np.testing.assert_allclose(losses, live_losses, rtol=tolerance, atol=1e-5, err_msg=dtype)
 
 
 def test_another_modules_features_give_other_losses() -> None:

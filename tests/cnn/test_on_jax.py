@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -20,13 +21,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 RUN = """
-import sys
+import json, sys
 import pytest
-status = pytest.main(sys.argv[1:])
+statuses = []
+for name, chosen in json.loads(sys.argv[1]).items():
+    print("file", name, flush=True)
+    path = f"tests/cnn/{name}"
+    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", path, "-k", chosen]
+    statuses.append(pytest.main(arguments))
 assert "jax" in sys.modules
 loaded = {name for name in sys.modules if name.split(".")[0] == "tensorflow"}
 assert not loaded, sorted(loaded)[:5]
-sys.exit(status)
+sys.exit(any(statuses))
 """
 
 # Of what is tested for every preset, embedding and optimizer, JAX gets a part: it compiles
@@ -41,8 +47,8 @@ CHOSEN = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(CHOSEN))
-def test_tests_pass_on_jax_and_tensorflow_is_never_imported(name: str) -> None:
+def test_tests_pass_on_jax_and_tensorflow_is_never_imported() -> None:
+    # All in one process: to import JAX and Keras takes as long as many of the tests.
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
@@ -50,11 +56,11 @@ def test_tests_pass_on_jax_and_tensorflow_is_never_imported(name: str) -> None:
         # Most of the time goes into compiling, not into steps.
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
-    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"tests/cnn/{name}"]
     done = subprocess.run(
-        [sys.executable, "-c", RUN, *arguments, "-k", CHOSEN[name]],
+        [sys.executable, "-c", RUN, json.dumps(CHOSEN)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    (passed,) = re.findall(r"(\d+) passed", done.stdout)
-    assert int(passed) >= 4
+    passed = re.findall(r"^file (\S+)$.*?(\d+) passed", done.stdout, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in passed] == list(CHOSEN)
+    assert all(int(count) >= 4 for _, count in passed), passed

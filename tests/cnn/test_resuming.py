@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.filterwarnings(
 SmallStore = Any
 SPLITS = ("train", "train", "train", "dev", "test")
 KIM = TrainConfig(filters=4, kernel_sizes=(2, 3), epochs=3, batch_size=16, learning_rate=0.02)
+# Compiled in a third of the time, for what does not depend on the network.
+LINEAR = TrainConfig(preset="linear", epochs=3, batch_size=16, learning_rate=0.02)
 CLOCKED = ("seconds", "step_s", "wait_s")
 
 
@@ -101,46 +104,84 @@ def classes(small: SmallStore) -> SmallStore:
     return small
 
 
-CHILD = """
-import os, signal, sys
+TRAINER = """
+import json, os, signal, sys, traceback
 import cnn, embedcache
 from cnn import TrainConfig
-path, config, stop, resume = sys.argv[1], eval(sys.argv[2]), sys.argv[3], sys.argv[4] or None
-kind, _, count = stop.partition(" ")
-left = [int(count or 0)]
+from cnn.backend import import_keras
 
-def die(*_):
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+path, config = sys.argv[1], eval(sys.argv[2])
 
-if kind == "write":
-    # In the middle of a checkpoint: what was written has no name yet.
-    replace = os.replace
-    def killing(source, target, **more):
-        if str(target).endswith(".npz"):
-            die()
-        return replace(source, target, **more)
-    os.replace = killing
-calls = {"step": {"on_step": die}, "epoch": {"on_epoch": die}}.get(kind, {})
-with embedcache.open_store(path) as store:
-    run = cnn.train(store, "small", None if resume else config, resume=resume, name=None if resume
-                    else "killed", checkpoint_every_s=0, **calls)
-print(run.name)
+def train(stop, resume):
+    kind, _, count = stop.partition(" ")
+    left = [int(count or 0)]
+
+    def die(*_):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if kind == "write":
+        # In the middle of a checkpoint: what was written has no name yet.
+        replace = os.replace
+        def killing(source, target, **more):
+            if str(target).endswith(".npz"):
+                die()
+            return replace(source, target, **more)
+        os.replace = killing
+    calls = {"step": {"on_step": die}, "epoch": {"on_epoch": die}}.get(kind, {})
+    with embedcache.open_store(path) as store:
+        run = cnn.train(store, "small", None if resume else config, resume=resume or None,
+                        name=None if resume else "killed", checkpoint_every_s=0, **calls)
+    return run.name
+
+# Once: it takes longer than a training. Nothing of it runs before the first training.
+import_keras()
+for line in sys.stdin:
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+        continue
+    signal.alarm(300)
+    try:
+        print(json.dumps(train(*json.loads(line))), flush=True)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 """
 
 
-def start_child(small: SmallStore, config: TrainConfig, stop: str, resume: str = "") -> Any:
-    arguments = [str(small.store.path), repr(config), stop, resume]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CHILD, *arguments],
-        capture_output=True, text=True, check=False, env=environment, timeout=300,
-    )  # fmt: skip
+@pytest.fixture
+def train_apart() -> Iterator[Callable[..., list[Any]]]:
+    """Trains in a new process each time; the run's name, unless it was killed, and the status."""
+    with ExitStack() as stack:
+        trainers: list[subprocess.Popen[str]] = []
+
+        def run(small: SmallStore, config: TrainConfig, stop: str, resume: str = "") -> list[Any]:
+            if not trainers:
+                command = [sys.executable, "-W", "ignore", "-c", TRAINER]
+                environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+                process = subprocess.Popen(
+                    [*command, str(small.store.path), repr(config)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+                )  # fmt: skip
+                trainers.append(stack.enter_context(process))
+            (trainer,) = trainers
+            assert trainer.stdin is not None
+            assert trainer.stdout is not None
+            print(json.dumps([stop, resume]), file=trainer.stdin, flush=True)
+            said = [json.loads(trainer.stdout.readline())]
+            while not isinstance(said[-1], int):
+                said.append(json.loads(trainer.stdout.readline()))
+            return said
+
+        yield run
 
 
 def test_a_training_killed_again_and_again_ends_as_one_that_never_was(
-    classes: SmallStore,
+    classes: SmallStore, train_apart: Callable[..., list[Any]]
 ) -> None:
     config = replace(KIM, folds=3)
     whole = train(classes.store, "small", config, name="whole")
@@ -148,12 +189,11 @@ def test_a_training_killed_again_and_again_ends_as_one_that_never_was(
     # while a checkpoint is written, and when the first fold has ended.
     stops = ["step 4", "epoch 1", "write 5", "epoch 2", "step 2"]
     for number, stop in enumerate(stops):
-        done = start_child(classes, config, stop, "killed" if number else "")
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        status = train_apart(classes, config, stop, "killed" if number else "")
+        assert status == [-signal.SIGKILL]
         (left,) = list_unfinished(classes.store)
         assert (left.run, left.is_running) == ("killed", False)
-    done = start_child(classes, config, "never", "last")
-    assert (done.returncode, done.stdout) == (0, "killed\n"), done.stderr
+    assert train_apart(classes, config, "never", "last") == ["killed", 0]
     require_same(load_run(classes.store, "killed"), whole)
     assert list_unfinished(classes.store) == []
 
@@ -189,7 +229,7 @@ def test_a_trained_table_of_tokens_goes_on_too(small: SmallStore) -> None:
     small.put_words(texts)
     labels = [("x",) if "w1 " in f"{text} " else ("y",) for text in texts]
     small.put_dataset(texts, labels, splits=[SPLITS[place % 5] for place in range(90)])
-    config = replace(KIM, embedding="multichannel", epochs=2)
+    config = replace(KIM, embedding="multichannel", kernel_sizes=(2,), epochs=2)
     whole = train(small.store, "small", config)
     resumed = train(small.store, resume=interrupt(small.store, config, StopAt(step=5)))
     require_same(resumed, whole)
@@ -205,23 +245,23 @@ def test_several_labels_go_on_too(classes: SmallStore) -> None:
     generator = np.random.default_rng(0)
     classes.put_texts(many, [generator.normal(0, 1, (4, 16)) for _ in many])
     classes.put_dataset(many, labels, splits=[SPLITS[place % 5] for place in range(texts)])
-    whole = train(classes.store, "small", KIM)
+    whole = train(classes.store, "small", LINEAR)
     assert whole.task == "multilabel"
-    resumed = train(classes.store, resume=interrupt(classes.store, KIM, StopAt(step=4)))
+    resumed = train(classes.store, resume=interrupt(classes.store, LINEAR, StopAt(step=4)))
     require_same(resumed, whole)
 
 
 def test_labels_that_were_given_need_not_be_given_again(classes: SmallStore) -> None:
     labels = ["odd" if place % 2 else "even" for place in range(150)]
-    whole = train(classes.store, "small", KIM, labels=labels)
-    name = interrupt(classes.store, KIM, StopAt(step=4), labels=labels)
+    whole = train(classes.store, "small", LINEAR, labels=labels)
+    name = interrupt(classes.store, LINEAR, StopAt(step=4), labels=labels)
     with pytest.raises(TrainingError, match="the labels given are not those"):
         train(classes.store, resume=name, labels=labels[::-1])
     require_same(train(classes.store, resume=name, labels=labels), whole)
 
 
 def test_seconds_and_tags_go_on_too(classes: SmallStore) -> None:
-    name = interrupt(classes.store, KIM, StopAt(epoch=2), tags={"sweep": "one"})
+    name = interrupt(classes.store, LINEAR, StopAt(epoch=2), tags={"sweep": "one"})
     before = load_snapshot(classes.store, name).state["elapsed_s"]
     reports: list[StepReport] = []
     run = train(classes.store, resume=name, on_step=reports.append)
@@ -233,8 +273,8 @@ def test_seconds_and_tags_go_on_too(classes: SmallStore) -> None:
 
 def test_an_epoch_goes_on_at_its_next_step_with_its_means(classes: SmallStore) -> None:
     whole: list[StepReport] = []
-    train(classes.store, "small", KIM, on_step=whole.append)
-    name = interrupt(classes.store, KIM, StopAt(step=9))
+    train(classes.store, "small", LINEAR, on_step=whole.append)
+    name = interrupt(classes.store, LINEAR, StopAt(step=9))
     rest: list[StepReport] = []
     train(classes.store, resume=name, on_step=rest.append)
     timeless = [replace(report, seconds=0.0) for report in whole]
@@ -407,7 +447,9 @@ def test_a_diverged_training_leaves_nothing_to_resume(classes: SmallStore) -> No
 
 def test_without_checkpoints_nothing_is_written(classes: SmallStore) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(classes.store, "small", KIM, on_step=StopAt(step=3).on_step, checkpoint_every_s=None)
+        train(
+            classes.store, "small", LINEAR, on_step=StopAt(step=3).on_step, checkpoint_every_s=None
+        )
     assert not (classes.store.path / "checkpoints").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.hub_modules.calling import load_path, named
 from tests.hub_modules.kinds import HubModule
 from tests.hub_modules.saving import quiet_tensorflow
-from tests.hub_modules.shelf import ModuleShelf
+from tests.hub_modules.shelf import ModuleShelf, shelf_folder
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def tf() -> Any:
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> ModuleShelf:
-    return ModuleShelf(tmp_path_factory.mktemp("hub-modules"))
+    return ModuleShelf(shelf_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")

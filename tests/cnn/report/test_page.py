@@ -146,7 +146,7 @@ def test_equal_runs_differ_in_nothing(helpdesk: Helpdesk) -> None:
 
 
 def test_run_with_folds_shows_every_fold(helpdesk: Helpdesk, require_whole_page: Checker) -> None:
-    config = TrainConfig(preset="basic", epochs=2, folds=3)
+    config = TrainConfig(preset="linear", epochs=2, folds=3)
     run = train(helpdesk.store, "helpdesk", config)
     report = make_report(helpdesk.store, [run])
     page = require_whole_page(report.html)

@@ -23,7 +23,7 @@ SmallStore = Any
 
 ROOT = Path(__file__).parents[3]
 SPLITS = ("train", "train", "train", "dev", "test")
-NUM_TRIALS = 8
+NUM_TRIALS = 6
 TIMEOUT_S = 240
 COMMAND = (
     "sweep", "two", "--name", "killed", "--jobs", "2", "--no-baselines", "--seeds", str(NUM_TRIALS),
@@ -80,9 +80,7 @@ def test_killed_sweep_goes_on_with_what_is_missing_and_nothing_else(
 
     told: list[SweepProgress] = []
     with open_store(made.store.path) as store:
-        board = cnn.sweep(
-            store, options=SweepOptions(resume="killed", jobs=2), on_trial=told.append
-        )
+        board = cnn.sweep(store, options=SweepOptions(resume="killed"), on_trial=told.append)
         assert (board.done, board.failed, board.missing) == (NUM_TRIALS, 0, 0)
         assert len(told) == NUM_TRIALS - len(done), "what was done is not trained again"
         assert done <= _runs(store), "and none is lost"

@@ -13,7 +13,7 @@ import embedcache
 from embedcache.pinning import PinnedModule, pin_module
 from tests.embedcache.modules.encoder_contract import Subject, is_the_token
 from tests.hub_modules.kinds import BAD_MODULES, GOOD_MODULES
-from tests.hub_modules.shelf import ModuleShelf
+from tests.hub_modules.shelf import ModuleShelf, shelf_folder
 from tests.hub_modules.vocabulary import PIECES, UNKNOWN
 
 _MODULES = {module.name: module for module in (*GOOD_MODULES, *BAD_MODULES)}
@@ -22,12 +22,16 @@ _MODULES = {module.name: module for module in (*GOOD_MODULES, *BAD_MODULES)}
 class HubModules:
     """The tiny modules by name, each made and probed at first use. Not to be changed.
 
+    Args:
+        shelf: Has the modules.
+        folder: Of this process alone.
+
     Attributes:
         store_path: A store that keeps what was found of them.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._shelf = ModuleShelf(folder / "modules")
+    def __init__(self, shelf: ModuleShelf, folder: Path) -> None:
+        self._shelf = shelf
         self.store_path = folder / "store"
         # What is found of a preprocessor is kept for the next encoder that has it.
         self._catalog = embedcache.open_store(self.store_path).catalog
@@ -97,7 +101,8 @@ def shared_hub_modules(
 ) -> HubModules:
     """One and the same for all files of a session, for a fixture in each of them."""
     if _SHARED not in config.stash:
-        hub = HubModules(tmp_path_factory.mktemp("hub-modules"))
+        shelf = ModuleShelf(shelf_folder(tmp_path_factory))
+        hub = HubModules(shelf, tmp_path_factory.mktemp("hub"))
         config.stash[_SHARED] = hub
         config.add_cleanup(hub.close)
     return config.stash[_SHARED]

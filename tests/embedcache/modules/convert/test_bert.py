@@ -129,7 +129,7 @@ def test_a_conversion_tells_what_it_wrote(converted: ConvertedBert) -> None:
 
 
 def test_importing_is_light_and_converting_is_quiet(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", num_hidden_layers=1)
     code = (
         "import sys, pathlib\n"
         "from embedcache.modules.convert.bert import convert_bert_checkpoint\n"
@@ -315,7 +315,7 @@ def test_case_and_accents_follow_the_tokenizers_settings(
     tmp_path: Path, pieces: list[str], tokenizer: object, config: dict, expected: list[str]
 ) -> None:
     checkpoint = make_checkpoint(
-        tmp_path / "checkpoint", pieces=pieces, tokenizer=tokenizer, **config
+        tmp_path / "checkpoint", pieces=pieces, tokenizer=tokenizer, num_hidden_layers=1, **config
     )
     found = convert_bert_checkpoint(checkpoint, tmp_path / "hub", max_seq_length=8)
     words = tf.saved_model.load(str(found.preprocess)).tokenize(tf.constant(["Low café"]))
@@ -326,7 +326,9 @@ def test_case_and_accents_follow_the_tokenizers_settings(
 def test_ideographs_stay_together_where_the_settings_say_so(tmp_path: Path) -> None:
     pieces = [*PIECES, "中国", "中", "国"]
     settings = {"tokenize_chinese_chars": False, "tokenizer_class": "BertTokenizer"}
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", pieces=pieces, tokenizer=settings)
+    checkpoint = make_checkpoint(
+        tmp_path / "checkpoint", pieces=pieces, tokenizer=settings, num_hidden_layers=1
+    )
     found = convert_bert_checkpoint(checkpoint, tmp_path / "hub", max_seq_length=8)
     words = tf.saved_model.load(str(found.preprocess)).tokenize(tf.constant(["中国"]))
     assert [pieces[piece] for piece in words.merge_dims(1, 2).to_list()[0]] == ["中国"]
