@@ -30,9 +30,10 @@ $(BACKENDS): $(INSTALLED)
 demo: $(INSTALLED)
 	@BIN=$(BIN) sh examples/demo.sh
 
-# On two processors: the tests of modules wait for TensorFlow much of their time.
+# On two processors, each with its half of the files as they stand, until one has nothing left:
+# so that most of what the tests of a file share is made once.
 test: $(INSTALLED) $(BACKENDS)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The short forms of these are among the tests.
 reliability: $(INSTALLED)

@@ -33,7 +33,7 @@ from embedcache.stream.batch import padded_length
 from embedcache.stream.tensorflow_dataset import as_tensorflow_dataset
 
 DATASET = "b2"
-OURS = "FeatureStream, read ahead by a thread"
+OURS = "FeatureStream, as cnn.train reads it"
 OURS_TENSORFLOW = "FeatureStream as a tf.data.Dataset of whole batches"
 RAM = "everything in RAM, padded in the loop"
 GENERATOR = "tf.data from_generator, a text an element"

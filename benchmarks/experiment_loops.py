@@ -126,7 +126,7 @@ class TrainedEpochs:
 
 
 def cached_epoch(stream: FeatureStream) -> Epoch:
-    """Batches as `cnn.train` has them: from the shards, read ahead by a thread."""
+    """Batches as `cnn.train` has them: from the shards, by a `BatchFeed`."""
 
     def batches(number: int) -> Iterator[Step]:
         with BatchFeed(stream.epoch(number)) as feed:

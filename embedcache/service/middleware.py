@@ -113,10 +113,10 @@ class ServiceMiddleware:
                 "the service is ending and takes no new requests",
                 retry_after_s=_DRAINING_RETRY_S,
             )
-        if self._services.auth.is_open:
-            refuse_other_pages(exchange.host, exchange.fetch_site)
         scopes = self._services.auth.scopes_of(exchange.authorization)
         if path not in _OPEN_PATHS:
+            if self._services.auth.is_open:
+                refuse_other_pages(exchange.host, exchange.fetch_site)
             if scopes is None:
                 raise ServiceProblem(
                     401,

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SmallStore = Any
-LINEAR = TrainConfig(preset="linear", epochs=1, batch_size=32)
+LINEAR = TrainConfig(preset="linear", epochs=1, batch_size=40)
 
 
 def exact_p_value(only_first: int, only_second: int) -> float:

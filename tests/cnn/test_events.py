@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SmallStore = Any
-BASIC = TrainConfig(preset="basic", filters=4, epochs=3, batch_size=32)
+BASIC = TrainConfig(preset="basic", filters=4, epochs=3, batch_size=40)
 
 
 def events_of(folder: Path) -> Iterator[Any]:
@@ -73,7 +73,7 @@ def require_logged(folder: Path, run: Run) -> None:
     assert as_dict(scalars["test/accuracy"]) == pytest.approx({best: reached})
     hparams = hparams_of(folder / run.name)
     assert hparams["preset"] == "basic"
-    assert hparams["batch_size"] == 32
+    assert hparams["batch_size"] == 40
     assert hparams["length_buckets"] is False
     assert hparams["kernel_sizes"] == "[3]"
     assert hparams["dataset"] == "two"

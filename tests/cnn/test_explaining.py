@@ -31,7 +31,7 @@ FOUR_TEXTS = [f"four {label} {number}" for number in range(20) for label in "abc
 
 @pytest.fixture(scope="module")
 def linear_run(shared: SmallStore) -> Run:
-    config = TrainConfig(preset="linear", epochs=3, batch_size=16)
+    config = TrainConfig(preset="linear", epochs=3, batch_size=18)
     return train(shared.store, "four", config)
 
 

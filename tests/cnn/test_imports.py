@@ -17,7 +17,7 @@ SmallStore = Any
 TRAIN = """
 import sys, warnings
 import cnn, embedcache
-config = cnn.TrainConfig(preset="basic", filters=8, epochs=2, batch_size=16, learning_rate=0.02)
+config = cnn.TrainConfig(preset="basic", filters=8, epochs=2, batch_size=20, learning_rate=0.02)
 with embedcache.open_store(sys.argv[1]) as store:
     run = cnn.train(store, "two", config)
     predictions = cnn.load_run(store, run.name).predict(["two bad 1", "two good 12"])
@@ -118,7 +118,7 @@ import tempfile
 from cnn.comparing import compare_runs
 
 class Stop:
-    left = 6
+    left = 4
     def __call__(self, report):
         self.left -= 1
         if not self.left:

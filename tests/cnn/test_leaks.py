@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SmallStore = Any
-LINEAR = TrainConfig(preset="linear", epochs=1, batch_size=8)
+LINEAR = TrainConfig(preset="linear", epochs=1, batch_size=10)
 PARTS = ("train",) * 20 + ("dev",) * 6 + ("test",) * 6
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 
-CONFIG = TrainConfig(filters=8, kernel_sizes=(2, 3), learning_rate=0.01, seed=3).resolved()
+CONFIG = TrainConfig(filters=8, kernel_sizes=(2,), learning_rate=0.01, seed=3).resolved()
 _WORDS = ("good", "bad", "great", "awful", "the", "film", "was", "a", "movie", "not")
 
 

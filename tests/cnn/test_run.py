@@ -82,7 +82,7 @@ def test_features_that_are_stored_smaller_are_trained_on_as_float32(
 ) -> None:
     small = make_store(tmp_path / "store", dtype=dtype)
     texts, labels = small.put_classes({"bad": 60, "good": 60}, splits=TRAIN_DEV_TEST)
-    config = TrainConfig(filters=8, kernel_sizes=(2,), epochs=4, batch_size=16, learning_rate=0.02)
+    config = TrainConfig(filters=8, kernel_sizes=(2,), epochs=4, batch_size=12, learning_rate=0.02)
     run = train(small.store, "small", config)
     predictions = load_run(small.store, run.name).predict(texts)
     assert np.mean([p.label == label for p, label in zip(predictions, labels, strict=True)]) > 0.9

@@ -296,7 +296,7 @@ def test_texts_of_one_row_and_of_none_can_be_trained_and_labelled(
     else:
         small = make_store(tmp_path / "store", dim=DIM, dtype=dtype)
     texts = put_layers(small, 1, lengths=(1, 0, 1))
-    run = train(small.store, "small", TrainConfig(epochs=6, filters=8, learning_rate=0.02))
+    run = train(small.store, "small", TrainConfig(**{**FAST, "batch_size": 48}, epochs=6))
     predictions = run.predict(texts)
     assert all(np.isfinite(list(found.probabilities.values())).all() for found in predictions)
     # All empty texts are alike to the model, whatever batch they stand in.

@@ -150,7 +150,7 @@ OPTIONS = BakeoffOptions(
     sample=60,
     keep=1,
     seeds=2,
-    grid={"preset": ["basic"], "epochs": [6], "learning_rate": [0.02], "batch_size": [16]},
+    grid={"preset": ["linear"], "epochs": [6], "learning_rate": [0.02], "batch_size": [16]},
 )
 
 

@@ -28,6 +28,7 @@ TIMEOUT_S = 240
 COMMAND = (
     "sweep", "two", "--name", "killed", "--jobs", "2", "--no-baselines", "--seeds", str(NUM_TRIALS),
     "--grid", "preset=basic", "--grid", "epochs=15", "--grid", "patience=15",
+    "--grid", "batch_size=40",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from embedcache.store import open_store
 SmallStore = Any
 
 SPLITS = ("train", "train", "train", "dev", "test")
-GRID = {"filters": [2, 8], "preset": ["basic"], "epochs": [2], "batch_size": [16]}
+GRID = {"filters": [2, 8], "preset": ["basic"], "epochs": [2], "batch_size": [15]}
 
 
 @pytest.fixture(scope="module")

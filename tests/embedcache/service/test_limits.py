@@ -23,7 +23,7 @@ CONFIG = """
 read_timeout_s = 1.0
 max_texts = 32
 """
-HEADERS = b"POST /v1/features HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEADERS = b"POST /v1/features HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HIT = {"texts": [STORED[0]]}
 MIB = 1 << 20
 
@@ -197,14 +197,14 @@ def test_connection_that_says_nothing_is_closed(connection: socket.socket) -> No
 
 
 def test_line_ends_do_not_keep_a_connection_open(connection: socket.socket) -> None:
-    connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
     connection.sendall(b"\r\n")
     assert _status(read_all(connection)) == 408
 
 
 def test_second_request_on_a_connection_is_cut_too(connection: socket.socket) -> None:
-    connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
     connection.sendall(b"GET /hea")
     assert _status(read_all(connection)) == 408
@@ -212,8 +212,8 @@ def test_second_request_on_a_connection_is_cut_too(connection: socket.socket) ->
 
 def test_requests_sent_at_once_are_answered_in_turn(connection: socket.socket) -> None:
     connection.sendall(
-        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2
-        + b"GET /nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+        + b"GET /nope HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
     answer = read_all(connection)
     assert answer.count(b"HTTP/1.1 200") == 2
@@ -281,7 +281,7 @@ def test_late_request_is_504_and_its_text_is_kept(patient: ServerProcess) -> Non
 
 
 def test_five_hundred_slow_connections_do_not_hold_up_others(patient: ServerProcess) -> None:
-    slow_headers = b"POST /v1/features HTTP/1.1\r\nHost: x\r\nX:"
+    slow_headers = b"POST /v1/features HTTP/1.1\r\nHost: localhost\r\nX:"
     slow_body = HEADERS + b"Content-Length: 100\r\n\r\n{"
     before = len(os.listdir(f"/proc/{patient.pid}/fd"))
     slow = [patient.connect() for _ in range(500)]

@@ -44,7 +44,13 @@ _TEXT_FIELDS = ("texts", "input", "inputs", "instances")
 # a text may be cut on one side only.
 _SPARE = {"expected-statuses": ["2xx", "401", "403", "404", "406", "413", "422"]}
 _REFUSED = ["401", "403", "404", "405", "406", "413", "422"]
-_CONDITIONAL = ("/embed", "/", "/v1/features/{view}/lookup", "/v1/features/{view}/gather")
+_CONDITIONAL = (
+    "/embed",
+    "/",
+    "/v1/embeddings",
+    "/v1/features/{view}/lookup",
+    "/v1/features/{view}/gather",
+)
 
 _SETTINGS = settings(
     max_examples=EXAMPLES,

@@ -25,7 +25,10 @@ from tests.embedcache.service.serving import (
     start_server,
 )
 
-HALF = b"POST /v1/features HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 50\r\n\r\n{"
+HALF = (
+    b"POST /v1/features HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    b"Content-Length: 50\r\n\r\n{"
+)
 REST = b'"texts": ["%s"]' % STORED[0].encode()
 
 
@@ -148,7 +151,7 @@ def _in_flight(server: ServerProcess, number: int) -> bool:
 def test_idle_server_ends_at_once(server: ServerProcess, number: int, status: int) -> None:
     assert server.request("GET", "/ready").status == 200
     with server.connect() as idle:
-        idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answered = idle.recv(1 << 16)
         server.signal(number)
         assert server.wait() == status
