@@ -35,7 +35,7 @@ class RaggedArray:
                 f" {self.row_splits[0]} to {self.row_splits[-1]}"
             )
         # Compared, not subtracted: the difference of two wild offsets may wrap around.
-        if np.any(self.row_splits[1:] < self.row_splits[:-1]):
+        if len(self.row_splits) > 2 and np.any(self.row_splits[1:] < self.row_splits[:-1]):
             raise ValueError("row_splits must not decrease")
 
     @classmethod

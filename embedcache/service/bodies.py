@@ -195,8 +195,11 @@ def json_response(value: Any) -> Response:
     return Response(body, media_type=JSON_TYPE)
 
 
-def require_answer_fits(features: Features, limits: Limits) -> None:
+def require_answer_fits(features: Features, limits: Limits) -> int:
     """Refuse matrices that are more than an answer holds.
+
+    Returns:
+        How many bytes they take.
 
     Raises:
         ServiceProblem: 413.
@@ -209,10 +212,10 @@ def require_answer_fits(features: Features, limits: Limits) -> None:
             f"the matrices are {num_bytes} bytes, an answer holds up to"
             f" {limits.max_response_bytes}; ask for fewer at once",
         )
+    return num_bytes
 
 
 def num_bytes_of(features: Features) -> int:
     """How many bytes the matrices of some features take."""
     reader = features.reader
-    num_rows = int(features.refs.lengths.sum())
-    return num_rows * int(reader.view.dim) * reader.dtype.itemsize
+    return features.num_rows * int(reader.view.dim) * reader.dtype.itemsize

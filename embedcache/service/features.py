@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ class Features:
         keys: Of the texts, (n, 16).
         hits: Texts that were stored.
         misses: Texts that were not, and are now.
+        num_rows: Rows of all texts together.
     """
 
     refs: FeatureRefs
@@ -59,6 +60,13 @@ class Features:
     keys: Keys
     hits: int
     misses: int
+    num_rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        lengths = self.refs.lengths
+        # Of one text the sum takes longer than anything else in `Features`.
+        num_rows = lengths.item() if len(lengths) == 1 else lengths.sum().item()
+        object.__setattr__(self, "num_rows", num_rows)
 
 
 class FeatureService:

@@ -69,6 +69,7 @@ class ServiceMetrics:
         )
         # `labels` costs more than what it returns: looked up once for each combination.
         self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._of_view: dict[str, tuple[Counter, Counter]] = {}
 
     def watch_in_flight(self, count: Callable[[], int]) -> None:
         """Where the number of requests that are being answered is asked for."""
@@ -109,8 +110,12 @@ class ServiceMetrics:
 
     def count_texts(self, view: str, *, hits: int, misses: int) -> None:
         """Texts of a request that were stored under a view (its fingerprint), and were not."""
-        self._hits.labels(view).inc(hits)
-        self._misses.labels(view).inc(misses)
+        counted = self._of_view.get(view)
+        if counted is None:
+            counted = self._of_view[view] = (self._hits.labels(view), self._misses.labels(view))
+        counted[0].inc(hits)
+        if misses:
+            counted[1].inc(misses)
 
     def count_computed(self, view: str, num_texts: int) -> None:
         """Texts that went through the module of a view (its fingerprint)."""

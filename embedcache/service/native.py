@@ -14,7 +14,6 @@ from embedcache.service.binary import (
     ARROW_TYPE,
     JSON_TYPE,
     NPZ_TYPE,
-    ServedMatrices,
     to_bytes,
 )
 from embedcache.service.bodies import (
@@ -23,7 +22,6 @@ from embedcache.service.bodies import (
     features_of_texts,
     key_of_hex,
     keys_of_body,
-    num_bytes_of,
     require_answer_fits,
     texts_of,
 )
@@ -122,8 +120,7 @@ class FeatureRoutes:
         texts = texts_of(body.texts, self._services.settings.limits, field="texts")
         view = self._services.features.find_view(body.view)
         features = await features_of_texts(self._services, request, view, texts)
-        require_answer_fits(features, self._services.settings.limits)
-        return await _matrices(request, view, features, media_type)
+        return await self._matrices(request, view, features, media_type)
 
     async def show_feature(self, request: Request, view: str, key: str) -> Response:
         """The matrix of one stored text, by its key.
@@ -134,7 +131,7 @@ class FeatureRoutes:
         media_type = choose_media_type(request.headers.get("accept"), _MATRIX_TYPES)
         served = self._services.features.find_view(view)
         features = self._stored(request, served, key_of_hex(key))
-        return await _matrices(request, served, features, media_type)
+        return await self._matrices(request, served, features, media_type)
 
     async def look_up(self, request: Request, view: str) -> Response:
         """Which keys are stored, and how many rows each has.
@@ -158,7 +155,7 @@ class FeatureRoutes:
         """
         served = self._services.features.find_view(view)
         features = self._stored(request, served, await self._keys(request))
-        return await _matrices(request, served, features, NPZ_TYPE)
+        return await self._matrices(request, served, features, NPZ_TYPE)
 
     async def _keys(self, request: Request) -> Keys:
         return keys_of_body(await request.body(), self._services.settings.limits)
@@ -170,10 +167,10 @@ class FeatureRoutes:
         return refs
 
     def _stored(self, request: Request, view: ServedView, keys: Keys) -> Features:
-        """Stored features, if all are there and an answer holds them.
+        """Stored features, if all are there.
 
         Raises:
-            ServiceProblem: 404 or 413.
+            ServiceProblem: 404.
         """
         refs = self._locate(request, view, keys)
         num_missing = int(np.count_nonzero(refs.shards < 0))
@@ -181,9 +178,24 @@ class FeatureRoutes:
             view.fingerprint, hits=len(refs) - num_missing, misses=num_missing
         )
         _require_all(refs)
-        features = Features(refs, view.reader, keys, len(refs), 0)
-        require_answer_fits(features, self._services.settings.limits)
-        return features
+        return Features(refs, view.reader, keys, len(refs), 0)
+
+    async def _matrices(
+        self, request: Request, view: ServedView, features: Features, media_type: str
+    ) -> Response:
+        """An answer that holds the matrices of some features.
+
+        Raises:
+            ServiceProblem: 413, if one answer does not hold them.
+        """
+        num_bytes = require_answer_fits(features, self._services.settings.limits)
+
+        def build_body() -> bytes | memoryview:
+            return to_bytes(view.fingerprint, features, media_type)
+
+        cost = JSON_COST if media_type == JSON_TYPE else 1
+        body = await build(request, build_body, cost_bytes=cost * num_bytes)
+        return Response(body, media_type=media_type)
 
 
 def _require_all(refs: FeatureRefs) -> None:
@@ -200,24 +212,3 @@ def _require_all(refs: FeatureRefs) -> None:
             f"{len(missing)} of {len(refs)} keys have no features under this view (the first: key"
             f" {missing[0] + 1}); POST /v1/features with their texts computes them",
         )
-
-
-async def _matrices(
-    request: Request, view: ServedView, features: Features, media_type: str
-) -> Response:
-    """An answer that holds the matrices of some features."""
-
-    def build_body() -> bytes | memoryview:
-        served = ServedMatrices(
-            view.record.fingerprint,
-            features.keys,
-            features.refs.truncated,
-            features.reader.gather(features.refs),
-            features.hits,
-            features.misses,
-        )
-        return to_bytes(served, media_type)
-
-    cost = JSON_COST if media_type == JSON_TYPE else 1
-    body = await build(request, build_body, cost_bytes=cost * num_bytes_of(features))
-    return Response(body, media_type=media_type)

@@ -94,7 +94,6 @@ class OpenAIRoutes:
         check_dimensions(view, body.dimensions)
         features = await features_of_texts(self._services, request, view, texts)
         vectors = await pool(request, features, normalize=True)
-        num_rows = int(features.refs.lengths.sum())
         encode = _encode if body.encoding_format == "base64" else _as_is
         return json_response(
             {
@@ -104,7 +103,10 @@ class OpenAIRoutes:
                     for index, vector in enumerate(vectors)
                 ],
                 "model": body.model or view.alias or view.fingerprint,
-                "usage": {"prompt_tokens": num_rows, "total_tokens": num_rows},
+                "usage": {
+                    "prompt_tokens": features.num_rows,
+                    "total_tokens": features.num_rows,
+                },
             }
         )
 

@@ -14,13 +14,16 @@ from embedcache.store.refs import SEVERAL, FeatureRefs
 from embedcache.store.store import FeatureStore
 
 MAX_PLACES = 1 << 15
-"""Texts whose places are kept at hand, at about 300 bytes each."""
+"""Texts whose places are kept at hand, at about 200 bytes each."""
+MAX_SINGLE = 1 << 12
+"""Texts that were asked for alone, whose references are kept as they are: about 1 kB each."""
 MAX_REMEMBERED = 128
 """Up to so many keys are looked for one by one among the places at hand: one took 7 µs so and
 65 µs through the index, 32 took 20 and 170; above a hundred the index is as fast."""
 
-_Place = Sequence[int]
-"""Shard, start, length, truncated, windowed: as in `FeatureRefs`."""
+_Place = bytes
+"""Shard, start, length, truncated, windowed, as in `FeatureRefs`: five int64."""
+_PLACE_NUMBERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,13 @@ class Coverage:
         reader: Covers the shards.
         digests: The shards, or more by now.
         places: Places of texts that were asked for lately, in this reader's numbers.
+        single: References of texts that were asked for alone, each one text's.
     """
 
     reader: ViewReader
     digests: set[str]
     places: dict[bytes, _Place]
+    single: dict[bytes, FeatureRefs]
 
 
 class ServedView:
@@ -111,22 +116,34 @@ class ServedView:
         covered = self._covered
         if len(keys) > MAX_REMEMBERED:
             return covered.reader.locate(keys)
-        raw, places = keys.tobytes(), covered.places
-        names = [raw[at : at + KEY_BYTES] for at in range(0, len(raw), KEY_BYTES)]
-        found = [places[name] for name in names if name in places]
+        names: list[bytes] = np.ascontiguousarray(keys).view(f"V{KEY_BYTES}").reshape(-1).tolist()
+        if len(names) == 1 and names[0] in covered.single:
+            return covered.single[names[0]]
+        found = [place for place in map(covered.places.get, names) if place is not None]
         if found and len(found) == len(names):
-            return _refs_of(keys, found)
+            refs = _refs_of(keys, b"".join(found))
+            if len(names) == 1:
+                _remember_single(covered.single, names[0], refs)
+            return refs
         refs = covered.reader.locate(keys)
-        _remember(places, names, refs)
+        _remember(covered.places, names, refs)
         return refs
 
 
-def _refs_of(keys: Keys, found: Sequence[_Place]) -> FeatureRefs:
-    one_shard = found[0][0]
-    if any(place[0] != one_shard for place in found):
+def _refs_of(keys: Keys, places: bytes) -> FeatureRefs:
+    columns = np.frombuffer(places, np.int64).reshape(-1, _PLACE_NUMBERS).T
+    # Contiguous, as what is done with them is faster then.
+    shards, starts, lengths, truncated, windowed = np.ascontiguousarray(columns)
+    one_shard = int(shards[0])
+    if (shards != one_shard).any():
         one_shard = SEVERAL
-    shards, starts, lengths, truncated, windowed = np.array(found, np.int64).T
     return FeatureRefs(keys, shards, starts, lengths, truncated != 0, windowed != 0, one_shard)
+
+
+def _remember_single(single: dict[bytes, FeatureRefs], name: bytes, refs: FeatureRefs) -> None:
+    if len(single) >= MAX_SINGLE:
+        single.clear()
+    single[name] = refs
 
 
 def _remember(places: dict[bytes, _Place], names: Iterable[bytes], refs: FeatureRefs) -> None:
@@ -134,8 +151,12 @@ def _remember(places: dict[bytes, _Place], names: Iterable[bytes], refs: Feature
         # All at once: dropping one at a time costs more than to find them again.
         places.clear()
     columns = (refs.shards, refs.starts, refs.lengths, refs.truncated, refs.windowed)
-    found = zip(names, *(column.tolist() for column in columns), strict=True)
-    places.update((name, place) for name, *place in found if place[0] >= 0)
+    rows = np.stack(columns, axis=1, dtype=np.int64, casting="unsafe")
+    packed, shards = rows.tobytes(), refs.shards.tolist()
+    size = _PLACE_NUMBERS * rows.itemsize
+    for at, (name, shard) in enumerate(zip(names, shards, strict=True)):
+        if shard >= 0:
+            places[name] = packed[at * size : (at + 1) * size]
 
 
 def cover_view(
@@ -165,7 +186,7 @@ def cover_view(
 
     reader = ViewReader(store.layout, record.view, live_shards=live_shards)
     reader.refresh(digests)
-    covered = Coverage(reader, set(digests), {})
+    covered = Coverage(reader, set(digests), {}, {})
     if before is not None and before.places:
         # Also opens the shards that are in use, which would make the first hits wait.
         names = list(before.places)

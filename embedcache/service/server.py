@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -91,6 +92,10 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept connections, and say so."""
         await super().startup(sockets)
+        # What there is by now stays as long as the process: no collection has to look at it
+        # again, in the midst of somebody's request.
+        gc.collect()
+        gc.freeze()
         for listener in sockets or []:
             _say(f"listening on {_url(listener)}")
 

@@ -18,7 +18,6 @@ from embedcache.service.bodies import (
     build,
     features_of_texts,
     json_response,
-    num_bytes_of,
     require_answer_fits,
     texts_of,
 )
@@ -111,15 +110,14 @@ class TeiRoutes:
         """All rows of each text, as they are stored: not pooled, not normalised."""
         view = self._services.features.find_view(None)
         features = await self._features(request, view, body)
-        require_answer_fits(features, self._services.settings.limits)
+        num_bytes = require_answer_fits(features, self._services.settings.limits)
 
         def build_json() -> bytes:
             option = orjson.OPT_SERIALIZE_NUMPY
             matrices = features.reader.gather(features.refs)
             return b"[%s]" % b",".join(orjson.dumps(matrix, option=option) for matrix in matrices)
 
-        cost_bytes = JSON_COST * num_bytes_of(features)
-        body_bytes = await build(request, build_json, cost_bytes=cost_bytes)
+        body_bytes = await build(request, build_json, cost_bytes=JSON_COST * num_bytes)
         return Response(body_bytes, media_type=JSON_TYPE)
 
     async def tokenize(self, request: Request, body: TokenizeRequest) -> Response:
@@ -143,7 +141,7 @@ class TeiRoutes:
                 for text, record, length in zip(texts, records, lengths, strict=True)
             ]
 
-        cost_bytes = TOKEN_BYTES * int(features.refs.lengths.sum())
+        cost_bytes = TOKEN_BYTES * features.num_rows
         return json_response(await build(request, list_tokens, cost_bytes=cost_bytes))
 
     async def show_info(self, _request: Request) -> Response:

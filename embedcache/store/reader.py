@@ -183,21 +183,30 @@ class ViewReader:
                     raise
         return self._locate(keys)
 
-    def gather(self, refs: FeatureRefs) -> RaggedArray:
+    def gather(self, refs: FeatureRefs, *, out: NDArray[Any] | None = None) -> RaggedArray:
         """The matrices of the view's value dtype, in the order of refs; none may be missing.
+
+        Args:
+            refs: Where they lie.
+            out: Where to put the rows, (T, dim), contiguous; None: into an array of their own.
 
         Raises:
             CorruptShardError: if the bytes touched are not what was written.
             KeyNotFoundError: if they were removed since they were located.
         """
+        shard = self._shards.get(refs.one_shard)
+        if shard is not None and len(refs) == 1:
+            # A server's most frequent request: a third of the time of what follows.
+            return self._gather_one(shard, refs, out)
         splits = splits_of_lengths(refs.lengths)
-        values: NDArray[Any] | None = None
+        values = out
         with self._closed_if_damaged(refs):
             for shard, members, starts, lengths in self.groups(refs):
-                rows = shard.take(expand_ranges(starts, lengths))
+                positions = expand_ranges(starts, lengths)
                 if isinstance(members, slice) and members == slice(None):
                     # All of them, and in order: half of the time is saved.
-                    return RaggedArray(rows, splits)
+                    return RaggedArray(shard.take(positions, out=out), splits)
+                rows = shard.take(positions)
                 if values is None:
                     values = np.empty((int(splits[-1]), self.view.dim), self.dtype)
                 places = expand_ranges(splits[:-1][members], lengths)
@@ -205,6 +214,16 @@ class ViewReader:
         if values is None:
             values = np.empty((0, self.view.dim), self.dtype)
         return RaggedArray(values, splits)
+
+    def _gather_one(self, shard: Shard, refs: FeatureRefs, out: NDArray[Any] | None) -> RaggedArray:
+        """`gather` of one text, from its shard."""
+        start, length = int(refs.starts[0]), int(refs.lengths[0])
+        try:
+            rows = shard.take(np.arange(start, start + length), out=out)
+        except CorruptShardError:
+            self._close_shards(refs)
+            raise
+        return RaggedArray(rows, np.array((0, length), np.int64))
 
     def token_records(self, refs: FeatureRefs) -> list[TokenRecord]:
         """What is known of each text's tokens, in the order of refs; nothing where one is missing.

@@ -117,14 +117,30 @@ class Shard:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+    def take(
+        self, positions: NDArray[np.int64], *, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Rows by token position, shape (len(positions), dim), of the value dtype.
+
+        Args:
+            positions: Of tokens.
+            out: Where to put them, contiguous; None: into an array of their own.
 
         Raises:
             CorruptShardError: if the bytes touched are not what was written.
         """
-        numbers, scales = self._take_numbers(positions)
-        return widen(numbers, scales, self.view.dtype)
+        if out is None:
+            numbers, scales = self._take_numbers(positions)
+            return widen(numbers, scales, self.view.dtype)
+        name = self._row_names[0]
+        if self._is_plain and name in self._arrays:
+            rows: NDArray[Any] = self.codes(positions) if self.is_dictionary else positions
+            self._verify(name, self._checks.unchecked_of(name, rows, 1))
+            # Any other mode would take into a buffer of its own first. All rows are there.
+            self._arrays[name].take(rows, axis=0, out=out, mode="clip")
+        else:
+            out[...] = self.take(positions)
+        return out
 
     def take_stored(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """Stored rows (see `embedcache.store.shards.codec`) by token position, (n, row_width).

@@ -7,6 +7,7 @@ import pickle
 import platform
 import struct
 import zipfile
+import zlib
 from contextlib import suppress
 from typing import Any
 
@@ -22,9 +23,11 @@ from embedcache.service.heap import keep_freed_memory
 from embedcache.service.negotiation import choose_media_type
 from embedcache.wire import (
     ALIGNMENT_BYTES,
+    crc32,
     json_array,
     json_of_array,
     pack_arrays,
+    pack_arrays_and_fill,
     unpack_arrays,
 )
 
@@ -58,6 +61,26 @@ def test_numpy_reads_what_was_packed(given_arrays: dict[str, NDArray[Any]]) -> N
         for name, array in given_arrays.items():
             assert found[name].tobytes() == array.tobytes()
             assert found[name].shape == array.shape
+
+
+@given(given_arrays=_ARRAYS, last=st.sampled_from(_DTYPES).flatmap(_any_array))
+def test_array_that_is_filled_in_place_is_packed_as_if_it_had_been_there(
+    given_arrays: dict[str, NDArray[Any]], last: NDArray[Any]
+) -> None:
+    def fill(out: NDArray[Any]) -> None:
+        assert (out.shape, out.dtype) == (last.shape, last.dtype)
+        out[...] = last
+
+    filled = pack_arrays_and_fill(given_arrays, "last", last.shape, last.dtype, fill)
+    assert bytes(filled) == pack_arrays({**given_arrays, "last": last})
+
+
+def test_checksums_are_those_of_python() -> None:
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 15, 4096, 100_001):
+        numbers = rng.bytes(size)
+        assert crc32(numbers) == zlib.crc32(numbers)
+        assert crc32(numbers, 7) == zlib.crc32(numbers, 7)
 
 
 @given(given_arrays=_ARRAYS)

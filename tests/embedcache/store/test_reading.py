@@ -95,6 +95,9 @@ def test_dictionary_and_codes_say_what_the_rows_are(
     positions = np.array([39, 0, 7, 7])
     assert shard.is_dictionary == (encoding == "dictionary")
     np.testing.assert_array_equal(shard.take(positions), expected[positions], strict=True)
+    out = np.full((4, 3), 7, expected.dtype)
+    assert shard.take(positions, out=out) is out
+    np.testing.assert_array_equal(out, expected[positions], strict=True)
     stored = shard.take_stored(positions)
     np.testing.assert_array_equal(from_storage(stored, dtype), expected[positions], strict=True)
     if shard.is_dictionary:
@@ -228,6 +231,27 @@ def assert_padded(reader: Any, refs: Any, texts: Sequence[str], programs: Module
         expected = programs.matrix_of(text)
         np.testing.assert_array_equal(rows[: len(expected)], expected)
         assert not rows[len(expected) :].any()
+
+
+@pytest.mark.parametrize("texts", [[], TEXTS[:1], TEXTS[:10], TEXTS, TEXTS[::-3]])
+def test_rows_are_gathered_into_an_array_that_is_given(
+    store: FeatureStore, programs: ModuleType, texts: Sequence[str]
+) -> None:
+    fill(store, programs)
+    with open_store(store.path) as reading:
+        refs, reader = reading.locate(programs.VIEW, texts)
+        expected = reader.gather(refs)
+        for _ in range(2):
+            out = np.full(expected.values.shape, 7, reader.dtype)
+            features = reader.gather(refs, out=out)
+            assert features.values is out
+            np.testing.assert_array_equal(out, expected.values, strict=True)
+            np.testing.assert_array_equal(features.row_splits, expected.row_splits, strict=True)
+            for text, matrix in zip(texts, features, strict=True):
+                np.testing.assert_array_equal(matrix, programs.matrix_of(text))
+            # Then from elsewhere than where they were located.
+            replace_shards(store, programs, TEXTS)
+            reader._shards.clear()
 
 
 def test_texts_are_found_again_when_another_process_has_replaced_their_shards(
