@@ -7,7 +7,7 @@ from typing import Any
 
 from embedcache.quiet import quiet_native_stderr
 from embedcache.stream.epochs import Arrays, inputs_of, iter_epochs
-from embedcache.stream.prefetch import DEPTH
+from embedcache.stream.prefetch import Prefetcher
 from embedcache.stream.state import StreamState
 from embedcache.stream.stream import FeatureStream
 
@@ -17,7 +17,7 @@ def as_tensorflow_dataset(
     *,
     epochs: int | None = 1,
     state: StreamState | None = None,
-    prefetch: int = DEPTH,
+    prefetch: int = 0,
 ) -> Any:
     """The batches of a stream as a ``tf.data.Dataset``, for Keras's ``fit`` or a loop of one's own.
 
@@ -28,13 +28,17 @@ def as_tensorflow_dataset(
         dataset = as_tensorflow_dataset(stream, epochs=3)
         model.fit(dataset, epochs=3, steps_per_epoch=stream.num_batches, shuffle=False)
 
+    TensorFlow's autotuning is off for it, and for what is mapped over it: there is nothing here to
+    tune, and its thread takes time from the steps. ``tf.data.Options`` turn it on again.
+
     What the stream raises, TensorFlow raises as an error of its own, with the message in it.
 
     Args:
         stream: The stream.
         epochs: How many epochs; None: without end.
         state: Where to begin; None: at the first batch of the first epoch.
-        prefetch: Batches that TensorFlow reads ahead.
+        prefetch: Batches that TensorFlow reads ahead of its own; 0: none, as a `Prefetcher` reads
+            ahead where that gains anything.
 
     Returns:
         A dataset of pairs: a dictionary of ``values`` (B, L, dim), ``lengths`` (B,) int32 and,
@@ -52,9 +56,10 @@ def as_tensorflow_dataset(
     iter_epochs(stream, epochs=epochs, state=state)
 
     def generate() -> Iterator[tuple[Arrays, Any]]:
-        for batch in iter_epochs(stream, epochs=epochs, state=state):
-            yield inputs_of(batch), batch.labels
-            del batch
+        with Prefetcher(iter_epochs(stream, epochs=epochs, state=state)) as batches:
+            for batch in batches:
+                yield inputs_of(batch), batch.labels
+                del batch
 
     inputs = {
         "values": tf.TensorSpec((None, None, stream.dim), stream.dtype),
@@ -66,4 +71,7 @@ def as_tensorflow_dataset(
     if stream.is_multilabel:
         labels = tf.TensorSpec((None, len(stream.label_names)), tf.uint8)
     dataset = tf.data.Dataset.from_generator(generate, output_signature=(inputs, labels))
-    return dataset.prefetch(prefetch)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
+    return dataset.prefetch(prefetch) if prefetch else dataset
