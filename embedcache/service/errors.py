@@ -29,6 +29,8 @@ class ServiceProblem(ServiceError):  # noqa: N818 - as RFC 9457 calls it
         message: A sentence for people; names no text of the request.
         retry_after_s: After how many seconds the same request may succeed.
         headers: More headers of the answer.
+        cause: What the log says instead of the message: it may name files, which are no matter
+            of a client's.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ServiceProblem(ServiceError):  # noqa: N818 - as RFC 9457 calls it
         *,
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
+        cause: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,12 +49,16 @@ class ServiceProblem(ServiceError):  # noqa: N818 - as RFC 9457 calls it
         self.message = message
         self.retry_after_s = retry_after_s
         self.headers = dict(headers or {})
+        self.cause = cause or message
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException's own would call __init__ with the message alone.
-        return _problem, (self.status, self.code, self.message, self.retry_after_s, self.headers)
+        return _problem, (
+            *(self.status, self.code, self.message),
+            *(self.retry_after_s, self.headers, self.cause),
+        )
 
 
 def _problem(
@@ -60,8 +67,11 @@ def _problem(
     message: str,
     retry_after_s: float | None,
     headers: Mapping[str, str],
+    cause: str,
 ) -> ServiceProblem:
-    return ServiceProblem(status, code, message, retry_after_s=retry_after_s, headers=headers)
+    return ServiceProblem(
+        status, code, message, retry_after_s=retry_after_s, headers=headers, cause=cause
+    )
 
 
 _STATUSES: tuple[tuple[type[EmbedCacheError], int, str], ...] = (
@@ -75,14 +85,32 @@ _STATUSES: tuple[tuple[type[EmbedCacheError], int, str], ...] = (
 )
 
 
+_FAULTS = {
+    "module_unavailable": "the view's module cannot be used here",
+    "module_unfit": "the view's module does not compute the same vectors twice",
+    "run_unavailable": "the run's files cannot be used",
+    "store_unavailable": "the store cannot be used",
+    "internal": "the service failed at this",
+}
+"""By the code of what is no fault of a request's."""
+
+
+def fault(status: int, code: str, error: Exception) -> ServiceProblem:
+    """A problem of the service's own, whose reason only its log tells."""
+    message = f"{_FAULTS[code]}; the service's log tells why, under the request's id"
+    return ServiceProblem(status, code, message, cause=str(error))
+
+
 def problem_of(error: EmbedCacheError) -> ServiceProblem:
     """What a request is answered with that met this error; 500 for one that is not expected."""
     if isinstance(error, ServiceProblem):
         return error
     for kind, status, code in _STATUSES:
         if isinstance(error, kind):
+            if status >= 500:
+                return fault(status, code, error)
             return ServiceProblem(status, code, str(error))
-    return ServiceProblem(500, "internal", str(error))
+    return fault(500, "internal", error)
 
 
 def problem_body(problem: ServiceProblem, path: str) -> bytes:
@@ -127,6 +155,7 @@ def _own_form(problem: ServiceProblem) -> dict[str, Any]:
     return {"error": {"code": problem.code, "message": problem.message}}
 
 
+_MODEL = "/v1/models/"
 _TEI_PATHS = frozenset({"/", "/embed", "/embed_all", "/tokenize", "/info"})
 
 
@@ -134,8 +163,10 @@ def _form_of_path(path: str) -> Any:
     """OpenAI's, text-embeddings-inference's, TensorFlow Serving's or the service's own form."""
     if path in _TEI_PATHS:
         return _tei_form
-    if path.startswith("/v1/models/") and path.endswith(":predict"):
-        return _tf_serving_form
-    if path in ("/v1/embeddings", "/v1/models") or path.startswith("/v1/models/"):
+    if path.startswith(_MODEL):
+        below = path.removeprefix(_MODEL)
+        # A view has nothing below it; the state of a run is at a path that OpenAI has, too.
+        return _tf_serving_form if "/" in below or below.endswith(":predict") else _openai_form
+    if path in ("/v1/embeddings", "/v1/models"):
         return _openai_form
     return _own_form

@@ -399,6 +399,7 @@ def _raise_failure(outcomes: Mapping[int, Outcome]) -> None:
             problem.code,
             prefix + problem.message,
             retry_after_s=problem.retry_after_s,
+            cause=prefix + problem.cause,
         )
 
 

@@ -200,7 +200,7 @@ class ServiceMiddleware:
             line["code"] = exchange.problem.code
             if exchange.problem.status >= 500:
                 # Of the store or the module; what a client sent is told by its code alone.
-                line["message"] = exchange.problem.message
+                line["message"] = exchange.problem.cause
         self._services.access_log.write(line)
 
     def _log_unexpected(self, exchange: Exchange, error: Exception) -> None:

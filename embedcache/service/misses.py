@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from embedcache.embedder import TEXTS_SOURCE
 from embedcache.errors import EmbedCacheError, EncodingError, FidelityError, ModuleError
 from embedcache.service.batcher import BadTextError, MissBatcher, Outcome
-from embedcache.service.errors import ServiceProblem
+from embedcache.service.errors import ServiceProblem, fault
 from embedcache.service.worker import WorkerFaultError, WorkerProcess
 
 if TYPE_CHECKING:
@@ -157,12 +157,12 @@ class MissQueues:
                 "embed", fingerprint, b"".join(keys), list(texts)
             )
         except FidelityError as error:
-            raise ServiceProblem(503, "module_unfit", str(error)) from error
+            raise fault(503, "module_unfit", error) from error
         except (EncodingError, ModuleError) as error:
             reason = str(error).removeprefix(_ALONE_PLACE)
             raise BadTextError(ServiceProblem(422, "not_encodable", reason)) from error
         except WorkerFaultError as error:
-            raise BadTextError(ServiceProblem(500, "internal", str(error))) from error
+            raise BadTextError(fault(500, "internal", error)) from error
         self._metrics.count_computed(fingerprint, done.computed)
         await self._on_stored(fingerprint, done.shards)
         if done.computed < len(texts):

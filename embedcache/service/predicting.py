@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from embedcache.errors import TrainingError
-from embedcache.service.errors import ServiceProblem
+from embedcache.service.errors import ServiceProblem, fault
 from embedcache.service.served_run import ServedRun, choose_run
 from embedcache.service.worker import WorkerFaultError, WorkerProcess
 
@@ -170,7 +170,7 @@ class PredictionService:
         try:
             found: list[PlainPrediction] = await self._worker.call("predict", run, list(texts))
         except TrainingError as error:
-            raise ServiceProblem(503, "run_unavailable", str(error)) from error
+            raise fault(503, "run_unavailable", error) from error
         except WorkerFaultError as error:
-            raise ServiceProblem(500, "internal", str(error)) from error
+            raise fault(500, "internal", error) from error
         return found

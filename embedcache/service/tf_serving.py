@@ -25,7 +25,7 @@ from embedcache.service.foreign_schemas import (
 from embedcache.service.predicting import ServedRun
 from embedcache.service.request_notes import notes_of
 from embedcache.service.routing import add_operation
-from embedcache.service.schemas import OpenAIError, error_answers
+from embedcache.service.schemas import error_answers
 from embedcache.service.services import Services
 
 _TAG = "TensorFlow Serving"
@@ -48,11 +48,11 @@ def make_router(services: Services) -> APIRouter:
     }
     metadata = {
         200: {"model": MetadataAnswer, "description": "The signature, and the labels."},
-        **error_answers(OpenAIError, 404),
+        **error_answers(TFServingError, 404),
     }
     status = {
         200: {"model": StatusAnswer, "description": "The state of the run."},
-        **error_answers(OpenAIError, 404),
+        **error_answers(TFServingError, 404),
     }
     for method, path, endpoint, answers in (
         ("POST", f"{run}:predict", routes.predict, probabilities),

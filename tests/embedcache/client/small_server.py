@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from embedcache.errors import UnknownNameError
 from embedcache.keys import keys_of_texts
 from embedcache.store.reader import ViewReader
 from embedcache.store.store import FeatureStore
@@ -139,7 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status:
             self._send(fault.status, fault.body, fault.headers)
             return
-        status, answer = self._result(body)
+        try:
+            status, answer = self._result(body)
+        except UnknownNameError:
+            status, answer = 404, problem("unknown_view", "there is no such view")
         if isinstance(answer, dict) and status == 200 and fault.twist is not None:
             answer = fault.twist(answer)
         packed = pack_arrays(answer) if isinstance(answer, dict) else answer

@@ -119,7 +119,7 @@ def test_a_view_that_is_not_there_names_those_that_are(remote: RemoteStore, name
 
 
 def test_a_view_of_the_callers_that_the_service_lacks_is_an_error(remote: RemoteStore) -> None:
-    with pytest.raises(ServiceError):
+    with pytest.raises(ServiceError, match="404 unknown_view"):
         remote.get(replace(programs.VIEW, dim=64), ["text 1"])
 
 

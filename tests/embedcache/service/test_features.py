@@ -206,9 +206,10 @@ def test_a_bad_text_fails_its_own_request_only(
 ) -> None:
     async def scenario(bench: Bench) -> None:
         good = [asyncio.create_task(bench.status(f"{number} 3")) for number in range(5)]
-        with pytest.raises(ServiceProblem, match=rf"^text 2: .*{reason}") as caught:
+        with pytest.raises(ServiceProblem, match=r"^text 2: ") as caught:
             await bench.ask("7 7 7", f"{word} 1")
         assert caught.value.status == status
+        assert reason in caught.value.cause
         assert await asyncio.gather(*good) == [(200, "")] * 5
         assert await bench.status("7 7 7", f"{word} 1") == (status, caught.value.code)
         # Of the request that failed, too, what could be computed is kept.
@@ -240,9 +241,11 @@ def test_a_module_that_cannot_be_loaded_is_no_texts_fault(fake_store: FeatureSto
         # The real worker, which looks for a module of the name "fake".
         async with FeatureService(fake_store, ServiceSettings(), metrics) as service:
             bench = Bench(service, metrics)
-            with pytest.raises(ServiceProblem, match=r"^fake: ") as caught:
+            with pytest.raises(ServiceProblem, match=r"^the view's module cannot be") as caught:
                 await bench.ask("6 6", "1 2 3")
             assert (caught.value.status, caught.value.code) == (503, "module_unavailable")
+            # What a client is not told: it may name files of the server's machine.
+            assert caught.value.cause.startswith("fake: ")
             assert (await bench.ask("1 2 3")).hits == 1
 
     asyncio.run(scenario())

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from embedcache.errors import CorruptShardError
 from embedcache.service.access_log import AccessLog
 from embedcache.service.auth import KeyRing
 from embedcache.service.metrics import ServiceMetrics
@@ -102,6 +103,20 @@ def test_unexpected_error_is_500_with_its_place_in_the_log() -> None:
     assert (error["error"], request["status"]) == ("RuntimeError", 500)
     assert error["at"].startswith(__file__)
     assert error["request_id"] in body["message"]
+
+
+async def _finds_damage(_scope: Any, _receive: Any, _send: Any) -> None:
+    raise CorruptShardError("/srv/store/shards/1a.h5: is damaged")
+
+
+def test_damage_is_503_and_only_the_log_names_the_file() -> None:
+    sent, lines = _call(_finds_damage)
+    error = json.loads(sent[1]["body"])["error"]
+    assert (sent[0]["status"], error["code"]) == (503, "store_unavailable")
+    assert "/srv" not in error["message"]
+    assert "log" in error["message"]
+    assert lines[-1]["message"] == "/srv/store/shards/1a.h5: is damaged"
+    assert (b"x-request-id", lines[-1]["request_id"].encode()) in sent[0]["headers"]
 
 
 def test_timeout_of_the_route_itself_is_no_deadline() -> None:

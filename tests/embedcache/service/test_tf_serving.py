@@ -168,6 +168,17 @@ def test_a_run_or_a_version_that_is_not_there_is_not_found(
     assert isinstance(answer.json()["error"], str)
 
 
+@pytest.mark.parametrize(
+    "path", ["nothing/metadata", "last/versions/2", "last/versions/2/metadata"]
+)
+def test_what_is_asked_of_a_run_that_is_not_there_is_refused_in_the_same_form(
+    server: ServerProcess, path: str
+) -> None:
+    answer = requests.get(f"{server.url}/v1/models/{path}", timeout=_TIMEOUT_S)
+    assert answer.status_code == 404
+    assert isinstance(answer.json()["error"], str)
+
+
 def test_a_text_that_is_not_stored_is_refused_by_a_server_that_computes_nothing(
     server: ServerProcess, trained: Trained
 ) -> None:
