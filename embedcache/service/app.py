@@ -59,9 +59,12 @@ def create_app(services: Services) -> FastAPI:
 async def _raise_http_problem(_request: Request, error: HTTPException) -> NoReturn:
     """What the framework refuses itself: no such path, or not with this method."""
     code = _CODES.get(error.status_code, "refused")
-    raise ServiceProblem(
-        error.status_code, code, str(error.detail), headers=error.headers
-    ) from None
+    message, headers = str(error.detail), dict(error.headers or {})
+    if code == "no_route":
+        message = "there is no such path; /docs and /openapi.json list those there are"
+    elif code == "method_not_allowed":
+        message = f"this path takes {headers.get('Allow', 'another method')}; /docs says how"
+    raise ServiceProblem(error.status_code, code, message, headers=headers) from None
 
 
 async def _raise_validation_problem(_request: Request, error: RequestValidationError) -> NoReturn:

@@ -156,6 +156,7 @@ def _own_form(problem: ServiceProblem) -> dict[str, Any]:
 
 
 _MODEL = "/v1/models/"
+_TF_SERVING_VERBS = (":predict", ":classify", ":regress")
 _TEI_PATHS = frozenset({"/", "/embed", "/embed_all", "/tokenize", "/info"})
 
 
@@ -166,7 +167,8 @@ def _form_of_path(path: str) -> Any:
     if path.startswith(_MODEL):
         below = path.removeprefix(_MODEL)
         # A view has nothing below it; the state of a run is at a path that OpenAI has, too.
-        return _tf_serving_form if "/" in below or below.endswith(":predict") else _openai_form
+        is_of_run = "/" in below or below.endswith(_TF_SERVING_VERBS)
+        return _tf_serving_form if is_of_run else _openai_form
     if path in ("/v1/embeddings", "/v1/models"):
         return _openai_form
     return _own_form

@@ -38,6 +38,8 @@ __all__ = ["FeatureService", "Features", "ServedView"]
 
 REFRESH_S = 1.0
 """How often it looks whether the catalog has changed, which takes some microseconds."""
+_MAX_NAMED = 20
+"""Views that an error lists."""
 COMPACT_AFTER = 64
 """Every look-up in a shard's file costs a descriptor, and each batch of misses makes a shard."""
 
@@ -193,11 +195,12 @@ class FeatureService:
         for view in views:
             if record is not None and view.fingerprint == record.fingerprint:
                 return view
-        known = ", ".join(view.alias or view.fingerprint for view in views[:20])
+        known = ", ".join(map(_names_of, views[:_MAX_NAMED])) or "none"
         raise ServiceProblem(
             404,
             "unknown_view",
-            f"that is the name of no view here, or of several; there are: {known or 'none'}",
+            "that is the name of no view here, or of several; where none is named, the first of"
+            f" these is taken: {known}",
         )
 
     def locate(self, view: ServedView, keys: Keys) -> FeatureRefs:
@@ -401,6 +404,12 @@ def _raise_failure(outcomes: Mapping[int, Outcome]) -> None:
             retry_after_s=problem.retry_after_s,
             cause=prefix + problem.cause,
         )
+
+
+def _names_of(view: ServedView) -> str:
+    """All that a view is found by."""
+    handle = f"{view.fingerprint} ({view.record.handle})"
+    return f"{view.alias} = {handle}" if view.alias else handle
 
 
 def _count(places: Sequence[int], texts: Sequence[str]) -> str:

@@ -48,6 +48,11 @@ def make_router(services: Services) -> APIRouter:
         """Answers as long as the process does, also while it starts or ends; needs no key."""
         return _json({"status": "ok"})
 
+    @router.get("/", include_in_schema=False)
+    async def show_docs() -> Response:
+        """Where a browser is sent that asks for the address alone."""
+        return Response(status_code=307, headers={"Location": "/docs"})
+
     @router.get("/ready", response_model=Readiness, summary="Whether requests are taken")
     async def ready() -> Response:
         """503 while the service starts and while it ends; needs no key."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +15,7 @@ from embedcache.service.served_run import ServedRun, choose_run
 from embedcache.service.worker import WorkerFaultError, WorkerProcess
 
 if TYPE_CHECKING:
-    from embedcache.service.features import FeatureService
+    from embedcache.service.features import Features, FeatureService
     from embedcache.service.settings import ServiceSettings
     from embedcache.store.store import FeatureStore
 
@@ -126,7 +126,13 @@ class PredictionService:
         return found
 
     async def predict(
-        self, run: ServedRun, texts: Sequence[str], *, may_compute: bool, deadline: float
+        self,
+        run: ServedRun,
+        texts: Sequence[str],
+        *,
+        may_compute: bool,
+        deadline: float,
+        on_features: Callable[[Features], object] = lambda _features: None,
     ) -> list[RunPrediction]:
         """Label texts; features that are missing are computed and kept.
 
@@ -135,6 +141,7 @@ class PredictionService:
             texts: n texts.
             may_compute: Whether missing features may be computed.
             deadline: How long to wait, as `time.monotonic` has it.
+            on_features: Called with the texts' features, once they are there.
 
         Returns:
             n predictions, in the order of the texts.
@@ -145,7 +152,10 @@ class PredictionService:
                 labelled; 503, if the run's files are damaged, or the worker dies.
         """
         view = self._features.find_view(run.record.view)
-        await self._features.features(view, texts, may_compute=may_compute, deadline=deadline)
+        features = await self._features.features(
+            view, texts, may_compute=may_compute, deadline=deadline
+        )
+        on_features(features)
         if self._num_texts + len(texts) > self._settings.limits.max_queued_texts:
             raise ServiceProblem(
                 429, "queue_full", f"{self._num_texts} texts wait to be labelled already; send the"

@@ -96,6 +96,9 @@ class DrainingServer(uvicorn.Server):
         # again, in the midst of somebody's request.
         gc.collect()
         gc.freeze()
+        features, predictions = self._services.features, self._services.predictions
+        counts = f"views: {len(features.views)}, runs: {len(predictions.runs)}"
+        _say(f"serving {features.store.path} ({counts})")
         for listener in sockets or []:
             _say(f"listening on {_url(listener)}")
 

@@ -91,7 +91,11 @@ class TFServingRoutes:
         texts = texts_of(_texts_in(given), self._services.settings.limits, field=field)
         notes = notes_of(request)
         predictions = await self._services.predictions.predict(
-            found, texts, may_compute=notes.may_compute, deadline=notes.deadline
+            found,
+            texts,
+            may_compute=notes.may_compute,
+            deadline=notes.deadline,
+            on_features=lambda features: notes.add(hits=features.hits, misses=features.misses),
         )
         rows = [list(prediction.probabilities.values()) for prediction in predictions]
         return json_response({"predictions" if is_by_row else "outputs": rows})

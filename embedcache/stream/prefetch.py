@@ -17,11 +17,9 @@ second smooths the long ones."""
 MIN_SHARE = 0.04
 """From which share of the consumer's time on reading is left to the thread. Below, there is less
 to gain than it costs: where a step computes on every core, the thread takes turns with it for
-Python's lock and for the cores. On two of them an epoch of ``kim`` on SST-2 took 3 % longer than
-its steps with the thread, and 1 % without (B2)."""
-_AT_ONCE, _AT_ONCE_S = 4, 0.001
-"""So many batches are read one after the other, unless that takes longer. A step throws what
-reading needs out of the caches: of such batches the first took 0.23 ms and the others 0.1 (B2)."""
+Python's lock and for the cores. On two of them an epoch of ``kim`` on SST-2, of which reading is
+2 %, took 3 % longer than its steps with the thread, and 1.5 % without (B2): what was read just
+before a step is still in the caches then."""
 _WINDOW = 8
 """Batches whose reading is timed before it is decided: again and again, as a disk may turn slow."""
 
@@ -29,9 +27,8 @@ _WINDOW = 8
 class Prefetcher(Generic[Item]):
     """Hands over what an iterator gives, a stream's batches, which a thread runs ahead of.
 
-    The first batches are read when they are asked for, small ones a few at once. Once reading
-    takes a noticeable share of the time, as from a disk or over a network, a thread reads all
-    that follow.
+    The first batches are read when they are asked for. Once reading takes a noticeable share of
+    the time, as from a disk or over a network, a thread reads all that follow.
 
     A context manager and, inside it, an iterator; for one consumer thread. Leaving it, for
     whatever reason and however many batches are left, stops the thread and waits until it
@@ -102,44 +99,34 @@ class Prefetcher(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
-        started = self._clock()
+        was_ahead, started = self._is_ahead, self._clock()
         try:
-            if self._is_ahead:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._ready or self._is_ended)
-                    self._changed.notify_all()
-                    return self._hand_over()
-            if not self._ready and not self._is_ended:
-                self._read_some(started)
-            return self._hand_over()
+            batch = self._take() if was_ahead else next(self._batches)
         finally:
-            self._waited_s += self._clock() - started
+            ended = self._clock()
+            self._waited_s += ended - started
+        if not was_ahead:
+            self._weigh(started, ended)
+        return batch
 
-    def _hand_over(self) -> Item:
-        """The next batch that has been read, or what has ended them."""
-        if self._ready:
-            return self._ready.popleft()
+    def _take(self) -> Item:
+        """The next batch that the thread has read."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._is_ended)
+            if self._ready:
+                self._changed.notify_all()
+                return self._ready.popleft()
         if self._error is not None:
             raise self._error
         raise StopIteration
 
-    def _read_some(self, started: float) -> None:
-        """Read the next batches, and begin the thread if that takes too large a share of time."""
-        num_batches, now = 0, started
-        while not self._is_ended and num_batches < _AT_ONCE and now - started < _AT_ONCE_S:
-            try:
-                self._ready.append(next(self._batches))
-                num_batches += 1
-            except StopIteration:
-                self._is_ended = True
-            except Exception as error:  # raised to the consumer in its place
-                self._is_ended, self._error = True, error
-            now = self._clock()
+    def _weigh(self, started: float, ended: float) -> None:
+        """Begin the thread if reading takes too large a share of the time."""
         window = self._window
-        window.add(started, now, num_batches)
-        if window.num_batches >= _WINDOW and not self._is_ended:
-            self._window = _Window(now)
-            if window.reading_s >= self._min_share * (now - window.began):
+        window.add(started, ended)
+        if window.num_batches == _WINDOW:
+            self._window = _Window(ended)
+            if window.reading_s >= self._min_share * (ended - window.began):
                 self._run_ahead()
 
     def _run_ahead(self) -> None:
@@ -174,8 +161,8 @@ class _Window:
     """How long some batches took to be read.
 
     Args:
-        began: When the first of them could be asked for; None: the first to be read begin it
-            and do not count: an epoch is planned before them.
+        began: When the first of them could be asked for; None: the first batch begins it and
+            does not count: an epoch is planned before it.
 
     Attributes:
         num_batches: Batches that count.
@@ -194,10 +181,10 @@ class _Window:
         """When it began."""
         return self._began or 0.0
 
-    def add(self, started: float, ended: float, num_batches: int) -> None:
-        """Some more batches, read from ``started`` to ``ended``."""
+    def add(self, started: float, ended: float) -> None:
+        """One more batch, read from ``started`` to ``ended``."""
         if self._began is None:
             self._began = ended
             return
-        self.num_batches += num_batches
+        self.num_batches += 1
         self.reading_s += ended - started

@@ -45,6 +45,7 @@ _TEXT_FIELDS = ("texts", "input", "inputs", "instances")
 _SPARE = {"expected-statuses": ["2xx", "401", "403", "404", "406", "413", "422"]}
 _REFUSED = ["401", "403", "404", "405", "406", "413", "422"]
 _CONDITIONAL = (
+    "/embed_all",
     "/embed",
     "/",
     "/v1/embeddings",

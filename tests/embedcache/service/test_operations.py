@@ -113,6 +113,16 @@ def test_unknown_path_and_method_are_json(server: ServerProcess) -> None:
     wrong = server.request("DELETE", "/v1/views")
     assert (wrong.status, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["Allow"] == "GET"
+    assert "/docs" in missing.json()["error"]["message"]
+    assert "takes GET" in wrong.json()["error"]["message"]
+
+
+def test_the_address_alone_leads_to_the_docs(server: ServerProcess) -> None:
+    answer = server.request("GET", "/")
+    # The client has followed.
+    assert answer.status == 200
+    assert b"/openapi.json" in answer.body
+    assert "/v1/features" in server.request("GET", "/openapi.json").json()["paths"]
 
 
 def test_reload_lists_the_views(server: ServerProcess) -> None:

@@ -18,7 +18,7 @@ import requests
 
 from tests.embedcache.service import route_store
 from tests.embedcache.service.route_store import MISSING
-from tests.embedcache.service.serving import ROOT, ServerProcess, start_server
+from tests.embedcache.service.serving import ROOT, ServerProcess, eventually, start_server
 
 TEXTS = [f"{'good' if number % 2 else 'bad'} film number {number}" for number in range(40)]
 LABELS = ["bad", "good"]
@@ -109,6 +109,13 @@ def test_inputs_get_outputs_by_columns(
     np.testing.assert_allclose(answer.json()["outputs"], trained.rows[:3], atol=1e-5)
 
 
+def test_the_log_counts_the_texts_of_predictions(server: ServerProcess, trained: Trained) -> None:
+    answer = _post(f"{server.url}/v1/models/{trained.run}:predict", {"instances": TEXTS[:3]})
+    name = answer.headers["X-Request-ID"]
+    lines = eventually(lambda: [x for x in server.log_lines() if x.get("request_id") == name])
+    assert (lines[0]["texts"], lines[0]["hits"], lines[0]["misses"]) == (3, 3, 0)
+
+
 def test_curl_sends_no_content_type_of_json_and_is_answered(
     server: ServerProcess, trained: Trained
 ) -> None:
@@ -177,6 +184,9 @@ def test_what_is_asked_of_a_run_that_is_not_there_is_refused_in_the_same_form(
     answer = requests.get(f"{server.url}/v1/models/{path}", timeout=_TIMEOUT_S)
     assert answer.status_code == 404
     assert isinstance(answer.json()["error"], str)
+    other = _post(f"{server.url}/v1/models/last:classify", {"examples": []})
+    assert other.status_code == 405
+    assert isinstance(other.json()["error"], str)
 
 
 def test_a_text_that_is_not_stored_is_refused_by_a_server_that_computes_nothing(

@@ -139,29 +139,6 @@ def consume(clock: Clock, seconds: list[float]) -> list[bool]:
     return ahead
 
 
-def test_small_batches_are_read_a_few_at_once_and_large_ones_when_they_are_due() -> None:
-    for seconds, read in (
-        (0.0, [4, 4, 4, 4, 8]),
-        (0.0006, [2, 2, 4, 4, 6]),
-        (1.0, [1, 2, 3, 4, 5]),
-    ):
-        clock, taken = Clock(), list[int]()
-        batches = read_batches(clock, (seconds for _ in count_batches(taken)))
-        with Prefetcher(batches, clock=clock, min_share=math.inf) as feed:
-            found = [(int(next(feed).labels[0]), len(taken)) for _ in range(5)]
-        assert found == list(enumerate(read))
-
-
-def test_an_interrupt_while_batches_are_read_does_not_wait_for_those_before_it() -> None:
-    def interrupted() -> Iterator[Batch]:
-        yield make_batch(0)
-        raise KeyboardInterrupt
-
-    with Prefetcher(interrupted()) as feed, pytest.raises(KeyboardInterrupt):
-        next(feed)
-    assert not feed_threads()
-
-
 def test_cheap_reading_needs_no_thread() -> None:
     assert not any(consume(Clock(), [0.01] * 50))
 
