@@ -18,7 +18,7 @@ MIN_SHARE = 0.04
 """From which share of the consumer's time on reading is left to the thread. Below, there is less
 to gain than it costs: where a step computes on every core, the thread takes turns with it for
 Python's lock and for the cores. On two of them an epoch of ``kim`` on SST-2, of which reading is
-2 %, took 3 % longer than its steps with the thread, and 1.5 % without (B2): what was read just
+2 %, took 3 % longer than its steps with the thread, and 2 % without (B2): what was read just
 before a step is still in the caches then."""
 _WINDOW = 8
 """Batches whose reading is timed before it is decided: again and again, as a disk may turn slow."""
