@@ -72,9 +72,9 @@ def run(scale: Scale, work: Path) -> Report:
                 rows=(
                     (
                         f"blocks of {BLOCK_STEPS} steps",
-                        round(100 * paired.median, 2),
-                        " – ".join(f"{100 * each:.2f}" for each in paired.quartiles),
-                        len(paired.overheads),
+                        round(100 * paired.series.median, 2),
+                        " – ".join(f"{100 * each:.2f}" for each in paired.series.quartiles),
+                        len(paired.series.values),
                     ),
                 ),
             )
@@ -86,7 +86,7 @@ def run(scale: Scale, work: Path) -> Report:
             "What is to be reached is told block by block, as whole epochs swing by 5 % from one"
             f" to the next: in turn {BLOCK_STEPS} steps on batches that are fetched and the same"
             f" {BLOCK_STEPS} on batches in memory. In {paired.num_ahead} of"
-            f" {len(paired.overheads)} rounds a thread began to fetch ahead.",
+            f" {len(paired.series.values)} rounds a thread began to fetch ahead.",
             "All train on the same batches in the same order; their first losses agree. tf.data's"
             " own `padded_batch` pads to the longest text, not on to a multiple of 8, and the"
             " PyDataset to the longest text of all: on TensorFlow, Keras takes a PyDataset's"
@@ -208,7 +208,7 @@ def _targets(series: list[Series], paired: PairedOverheads) -> list[Target]:
     targets = [
         Target(
             what=f"input overhead, block by block, ≤ {MAX_OVERHEAD:.0%}: {OURS}",
-            value=paired.median,
+            value=paired.series.median,
             wanted=MAX_OVERHEAD,
             at_most=True,
             unit="%",

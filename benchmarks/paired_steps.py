@@ -9,13 +9,13 @@ round, and the times of all blocks are added up.
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from benchmarks.experiment_loops import Experiment, Step
+from benchmarks.measure import Series
 from cnn.feed import BatchFeed
 from embedcache import FeatureStream
 
@@ -25,28 +25,15 @@ BLOCK_STEPS = 12
 
 @dataclass(slots=True)
 class PairedOverheads:
-    """What fetching batches adds to an epoch's steps, a round each.
+    """What fetching batches adds to an epoch's steps.
 
     Attributes:
-        overheads: Seconds with fetching ÷ seconds of the steps alone - 1.
+        series: A round each: seconds with fetching ÷ seconds of the steps alone - 1.
         num_ahead: Rounds in which a thread began to fetch, so that it ran beside both.
     """
 
-    overheads: list[float] = field(default_factory=list)
+    series: Series = field(default_factory=lambda: Series("input overhead", "ours"))
     num_ahead: int = 0
-
-    @property
-    def median(self) -> float:
-        """Over the rounds."""
-        return statistics.median(self.overheads)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """Over the rounds."""
-        if len(self.overheads) < 2:
-            return self.overheads[0], self.overheads[0]
-        low, _, high = statistics.quantiles(self.overheads, n=4, method="inclusive")
-        return low, high
 
 
 def measure_paired(
@@ -70,7 +57,7 @@ def measure_paired(
             fetched = (Step(batch.values, batch.lengths, batch.labels) for batch in feed)
             seconds = _train_in_turn(experiment, fetched, held, is_fetched_first=number % 2 == 0)
             found.num_ahead += feed.is_ahead
-        found.overheads.append(seconds[0] / seconds[1] - 1)
+        found.series.values.append(seconds[0] / seconds[1] - 1)
     gc.unfreeze()
     return found
 
