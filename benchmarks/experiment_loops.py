@@ -73,10 +73,11 @@ class Experiment:
 
     def train(self, batches: Iterator[Step]) -> list[float]:
         """One step a batch; the losses."""
-        return [
-            train_step(self._model, [batch.values, batch.lengths], batch.labels)[0]
-            for batch in batches
-        ]
+        return [self.train_once(batch) for batch in batches]
+
+    def train_once(self, batch: Step) -> float:
+        """One step; the loss."""
+        return train_step(self._model, [batch.values, batch.lengths], batch.labels)[0]
 
 
 class TrainedEpochs:

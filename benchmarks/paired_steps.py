@@ -1,9 +1,9 @@
 """B2's finer figure: an epoch's steps on a stream's batches and on batches in memory, in turn.
 
 A machine's speed swings by some per cent from one second to the next, which is more than what
-is to be told. So an epoch is cut into blocks, each a fraction of a second: the stream's batches
-are fetched and trained on, then the same batches where they lie in memory, or the other way
-round, and the times of all blocks are added up.
+is to be told. So each batch is trained on twice, as it is fetched and as it lies in memory, the
+one or the other first, and the times of all steps are added up. In blocks of twelve steps the
+mean of 15 rounds had a standard error of 0.6 to 0.75 %, in single ones of 0.2 to 0.4 %.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from benchmarks.experiment_loops import Experiment, Step
 from benchmarks.measure import Series
 from cnn.feed import BatchFeed
 from embedcache import FeatureStream
-
-BLOCK_STEPS = 12
-"""About an eighth of a second."""
 
 
 @dataclass(slots=True)
@@ -55,7 +51,7 @@ def measure_paired(
         experiment.renew()
         with BatchFeed(stream.epoch(0)) as feed:
             fetched = (Step(batch.values, batch.lengths, batch.labels) for batch in feed)
-            seconds = _train_in_turn(experiment, fetched, held, is_fetched_first=number % 2 == 0)
+            seconds = _train_in_turn(experiment, fetched, held, first=number % 2)
             found.num_ahead += feed.is_ahead
         found.series.values.append(seconds[0] / seconds[1] - 1)
     gc.unfreeze()
@@ -63,19 +59,14 @@ def measure_paired(
 
 
 def _train_in_turn(
-    experiment: Experiment, fetched: Iterator[Step], held: Sequence[Step], *, is_fetched_first: bool
-) -> tuple[float, float]:
-    """Seconds of the steps with fetching, and of the steps alone."""
+    experiment: Experiment, fetched: Iterator[Step], held: Sequence[Step], *, first: int
+) -> list[float]:
+    """Seconds of the steps with fetching, and of the steps alone; ``first`` of them 0 or 1."""
     seconds = [0.0, 0.0]
-    for start in range(0, len(held), BLOCK_STEPS):
-        block = held[start : start + BLOCK_STEPS]
-        # A generator: each batch is fetched when its step is due.
-        turns = [(0, islice(fetched, len(block))), (1, iter(block))]
-        for kind, batches in turns if is_fetched_first else turns[::-1]:
+    for step in held:
+        for kind in (first, 1 - first):
             began = time.perf_counter()
-            num_steps = len(experiment.train(batches))
+            experiment.train_once(next(fetched) if kind == 0 else step)
             seconds[kind] += time.perf_counter() - began
-            if num_steps != len(block):
-                raise RuntimeError(f"{num_steps} steps instead of {len(block)}")
-        is_fetched_first = not is_fetched_first
-    return seconds[0], seconds[1]
+        first = 1 - first
+    return seconds

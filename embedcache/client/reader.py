@@ -139,8 +139,9 @@ class RemoteReader:
         """
         copy_matrices(self.fetch(refs.take(texts), {}), out)
 
-    def prepare(self, refs: FeatureRefs) -> FetchedTexts:
+    def prepare(self, refs: FeatureRefs, padded: NDArray[np.int64]) -> FetchedTexts:
         """Prepare texts that will be read batch by batch; nothing is asked for yet."""
+        del padded
         return FetchedTexts(self, refs)
 
     def groups(

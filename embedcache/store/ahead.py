@@ -21,13 +21,19 @@ from embedcache.store.refs import FeatureRefs, Members
 from embedcache.store.shards.blocks import KEPT_BLOCKS, row_bytes_of
 from embedcache.store.shards.codec import VALUE_DTYPES, from_storage
 from embedcache.store.shards.format import BLOCK_BYTES
-from embedcache.store.shards.padding import PaddedPositions, PlainRows, copy_texts
+from embedcache.store.shards.padding import PlainRows, copy_texts
 from embedcache.store.shards.row_table import RowTable
 from embedcache.store.shards.shard import Shard
 from embedcache.view import FeatureView
 
 MAX_JOINED_BYTES = 256 << 20
 """Distinct rows that are kept joined, at most; texts of more are copied one by one."""
+
+_CODES_AHEAD = 1 << 20
+"""Codes of a single shard that are brought together at once, at most: 8 MB. Texts of more tokens
+are so long that a batch's rows take nearly all of the time."""
+_CELLS_AHEAD = 1 << 17
+"""Codes that are padded at once: 1 MB."""
 
 ShardGroup = tuple[Shard, Members, NDArray[np.int64], NDArray[np.int64]]
 """A shard, the places of some texts that lie in it, their starts and their lengths there."""
@@ -110,10 +116,12 @@ class JoinedDictionary:
                 self._is_full = self._table.rows.nbytes > MAX_JOINED_BYTES
             return places
 
-    def join(
-        self, groups: Iterable[ShardGroup], num_texts: int, positions: PaddedPositions
-    ) -> JoinedTexts | None:
+    def join(self, groups: Iterable[ShardGroup], padded: NDArray[np.int64]) -> CodedTexts | None:
         """Bring the codes of texts together; None if a shard has no dictionary, or it is full.
+
+        Args:
+            groups: The texts by their shards.
+            padded: What each text is padded to, (n,).
 
         Raises:
             CorruptShardError: if the bytes touched are not what was written.
@@ -124,45 +132,74 @@ class JoinedDictionary:
             if places is None:
                 return None
             parts.append((members, codes_of_texts(shard, places, starts, lengths), lengths))
-        return JoinedTexts(self._table.rows, parts, num_texts, positions)
+        return CodedTexts(self._table.rows, parts, padded)
 
 
-class JoinedTexts:
+class CodedTexts:
     """Texts whose codes are brought together, in whichever shards they lie.
 
+    The codes of some batches are padded at once, ahead of them: a batch is then one pass of
+    ``take``. Between two steps of a training nothing is in the processor's caches, so that each
+    of the small passes that are spared cost many times what it costs by itself.
+
     Args:
-        rows: What the codes stand for, (V + 1, dim); row 0 is zeros.
+        rows: What the codes stand for, (V + 1, dim), or as bytes; the first is zeros.
         parts: Places of some texts, the codes of all of them one after the other, and the
             tokens of each.
-        num_texts: How many texts.
-        positions: What is kept from batch to batch.
+        padded: What each text is padded to, (n,): in a batch all to the same.
     """
 
     def __init__(
         self,
         rows: NDArray[Any],
-        parts: Sequence[tuple[Members, NDArray[np.intp], NDArray[np.int64]]],
-        num_texts: int,
-        positions: PaddedPositions,
+        parts: Iterable[tuple[Members, NDArray[np.intp], NDArray[np.int64]]],
+        padded: NDArray[np.int64],
     ) -> None:
         self._rows = rows
-        self._positions = positions
-        self._starts = np.zeros(num_texts, np.int64)
-        self._lengths = np.zeros(num_texts, np.int64)
-        # A negative position, of padding, is clipped to the first.
-        self._codes = np.concatenate([np.zeros(1, np.intp), *(codes for _, codes, _ in parts)])
-        first = 1
+        self._starts = np.zeros(len(padded), np.int64)
+        self._lengths = np.zeros(len(padded), np.int64)
+        # Where the cells of each text begin, if all batches lay one after the other.
+        self._cells = splits_of_lengths(padded)
+        self._ahead = _CellsAhead(np.zeros(0, np.intp), 0, 0)
+        found = []
+        first = 0
         for members, codes, lengths in parts:
             self._starts[members] = splits_of_lengths(lengths)[:-1] + first
             self._lengths[members] = lengths
             first += len(codes)
+            found.append(codes)
+        self._codes = found[0] if len(found) == 1 else np.concatenate(found)
 
     def gather_padded(self, texts: slice, out: NDArray[Any]) -> None:
         """As `embedcache.store.reader.ViewReader.gather_padded`."""
-        starts, lengths = self._starts[texts], self._lengths[texts]
-        places = self._positions.of(starts, lengths, out.shape[1]).reshape(-1)
-        codes = self._codes.take(places, mode="clip")
-        self._rows.take(codes, axis=0, out=out.reshape(-1, out.shape[2]), mode="clip")
+        ahead = self._ahead
+        if not ahead.start <= texts.start <= texts.stop <= ahead.stop:
+            ahead = self._ahead = self._pad(texts)
+        first = self._cells[ahead.start]
+        cells = ahead.cells[self._cells[texts.start] - first : self._cells[texts.stop] - first]
+        target = out.reshape(-1, out.shape[2]).view(self._rows.dtype)
+        self._rows.take(cells, axis=0, out=target, mode="clip")
+
+    def _pad(self, texts: slice) -> _CellsAhead:
+        """Some texts and as many of the next as are padded at once."""
+        start = texts.start
+        enough = self._cells[start] + _CELLS_AHEAD
+        stop = max(texts.stop, int(np.searchsorted(self._cells, enough, side="right")) - 1)
+        firsts = self._cells[start:stop] - self._cells[start]
+        lengths = self._lengths[start:stop]
+        cells = np.zeros(self._cells[stop] - self._cells[start], np.intp)
+        codes = self._codes.take(expand_ranges(self._starts[start:stop], lengths))
+        np.put(cells, expand_ranges(firsts, lengths), codes)
+        return _CellsAhead(cells, start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _CellsAhead:
+    """The padded codes of the texts from ``start`` up to ``stop``, one after the other."""
+
+    cells: NDArray[np.intp]
+    start: int
+    stop: int
 
 
 class CopiedTexts:
@@ -217,3 +254,21 @@ def codes_of_texts(
         lengths: Tokens of each, (n,).
     """
     return places.take(shard.codes(expand_ranges(starts, lengths)))
+
+
+def coded_texts_of_shard(group: ShardGroup, padded: NDArray[np.int64]) -> CodedTexts | None:
+    """Texts of one dictionary shard; None if it is none, or another way is as fast.
+
+    Args:
+        group: The shard, with all the texts.
+        padded: What each text is padded to, (n,).
+
+    Raises:
+        CorruptShardError: if the bytes touched are not what was written.
+    """
+    shard, members, starts, lengths = group
+    table = shard.dictionary_with_zeros() if int(lengths.sum()) <= _CODES_AHEAD else None
+    if table is None:
+        return None
+    codes = np.add(shard.codes(expand_ranges(starts, lengths)), table.lead, dtype=np.intp)
+    return CodedTexts(table.rows, [(members, codes, lengths)], padded)

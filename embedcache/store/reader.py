@@ -19,11 +19,12 @@ from embedcache.errors import CorruptShardError, DamagedIndexError, KeyNotFoundE
 from embedcache.keys import Keys
 from embedcache.ragged import RaggedArray, expand_ranges, splits_of_lengths, whole_rows
 from embedcache.store.ahead import (
+    CodedTexts,
     CopiedTexts,
     JoinedDictionary,
-    JoinedTexts,
     ShardGroup,
     ShardUse,
+    coded_texts_of_shard,
 )
 from embedcache.store.keyindex.index import ViewIndex, remove_index, save_quietly
 from embedcache.store.layout import StoreLayout
@@ -286,11 +287,14 @@ class ViewReader:
         matrices, target = (whole_rows(array.reshape(len(array), -1)) for array in (ordered, out))
         matrices.take(places, out=target, mode="clip")
 
-    def prepare(self, refs: FeatureRefs) -> JoinedTexts | CopiedTexts | None:
-        """Prepare texts of several shards that will be read batch by batch.
+    def prepare(
+        self, refs: FeatureRefs, padded: NDArray[np.int64]
+    ) -> CodedTexts | CopiedTexts | None:
+        """Prepare texts that will be read batch by batch.
 
         Args:
             refs: Where they lie; none may be missing.
+            padded: What each of them is padded to, (n,): in a batch all to the same.
 
         Returns:
             What to gather them with; None: nothing is faster than `gather_padded`.
@@ -299,10 +303,11 @@ class ViewReader:
             CorruptShardError: if the bytes touched are not what was written.
             KeyNotFoundError: if they were removed since they were located.
         """
-        if refs.one_shard >= 0:
-            return None
         with self._closed_if_damaged(refs):
-            joined = self._joined.join(self.groups(refs), len(refs), self._positions)
+            if refs.one_shard >= 0:
+                groups = list(self.groups(refs))
+                return coded_texts_of_shard(groups[0], padded) if len(groups) == 1 else None
+            joined = self._joined.join(self.groups(refs), padded)
             return joined or CopiedTexts.of_open_shards(refs, self._shards)
 
     def shard_uses(self, refs: FeatureRefs) -> list[ShardUse]:

@@ -65,8 +65,13 @@ class FeatureReader(Protocol):
             texts: Which n of them, none longer than L.
         """
 
-    def prepare(self, refs: FeatureRefs) -> PreparedTexts | None:
-        """Prepare texts that will be read batch by batch; None: `gather_padded` reads them."""
+    def prepare(self, refs: FeatureRefs, padded: NDArray[np.int64]) -> PreparedTexts | None:
+        """Prepare texts that will be read batch by batch; None: `gather_padded` reads them.
+
+        Args:
+            refs: Where n matrices lie, in the order of the batches.
+            padded: What each of them is padded to, (n,): in a batch all to the same.
+        """
 
     def groups(
         self, refs: FeatureRefs

@@ -355,12 +355,12 @@ class FeatureStream:
     def _read(self, cut: Cut) -> Iterator[Batch]:
         """The batches of some texts. What is the same work for all is done for all at once."""
         refs, labels = self._refs.take(cut.rows), self._labels_of(cut.rows)
-        prepared = self._reader.prepare(refs)
+        padded = padded_lengths(np.maximum.reduceat(refs.lengths, cut.splits[:-1]))
+        prepared = self._reader.prepare(refs, np.repeat(padded, np.diff(cut.splits)))
         lengths = refs.lengths.astype(np.int32)
         splits, numbers = cut.splits.tolist(), self._numbers
-        longest = padded_lengths(np.maximum.reduceat(lengths, splits[:-1])).tolist()
         dim, dtype = self.dim, self._reader.dtype
-        for first, stop, length in zip(splits, splits[1:], longest, strict=False):
+        for first, stop, length in zip(splits, splits[1:], padded.tolist(), strict=False):
             chosen = slice(first, stop)
             values = self._buffers.array((stop - first, length, dim), dtype)
             if prepared is None:

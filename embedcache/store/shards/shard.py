@@ -168,6 +168,18 @@ class Shard:
         numbers = self._whole("dictionary")
         return numbers if not self._is_scaled else join_scales(numbers, self._whole("scales"))
 
+    def dictionary_with_zeros(self) -> MappedRows | None:
+        """The dictionary behind a row of zeros, as it is handed out; None where there is none.
+
+        Raises:
+            CorruptShardError: if a byte of it is not what was written.
+        """
+        if not (self.is_dictionary and self._is_plain and self._pads_from_map):
+            return None
+        self._verify("dictionary", self._checks.unchecked("dictionary"))
+        table = self._rows_of("dictionary")
+        return table if table.has_zeros else None
+
     def read(self, rows: NDArray[np.int64]) -> RaggedArray:
         """The features of some texts, by their row in this shard, in the order given."""
         starts = self.row_splits[rows]

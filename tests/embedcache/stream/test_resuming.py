@@ -91,9 +91,9 @@ def test_nothing_is_read_of_what_lies_before(
     taken: list[int] = []
     prepare = ViewReader.prepare
 
-    def count(reader: ViewReader, refs: Any) -> Any:
+    def count(reader: ViewReader, refs: Any, padded: Any) -> Any:
         taken.append(len(refs))
-        return prepare(reader, refs)
+        return prepare(reader, refs, padded)
 
     monkeypatch.setattr(ViewReader, "prepare", count)
     assert len(list(stream.epoch(0, first_step=13))) == 2

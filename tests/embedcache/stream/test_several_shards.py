@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
 
@@ -13,7 +13,8 @@ import pytest
 from embedcache.errors import CorruptShardError
 from embedcache.keys import keys_of_texts
 from embedcache.store import ahead
-from embedcache.store.ahead import CopiedTexts, JoinedTexts
+from embedcache.store.ahead import CodedTexts, CopiedTexts
+from embedcache.store.reader import ViewReader
 from embedcache.store.shards.codec import to_storage
 from embedcache.store.store import FeatureStore
 from embedcache.store.writer import WriterLimits
@@ -23,8 +24,16 @@ from embedcache.stream import FeatureStream, StreamConfig
 TEXTS = [f"text {number}" for number in range(1500)]
 PARTS = (TEXTS[:500], TEXTS[500:1000], TEXTS[1000:])
 
+
+def _prepare(reader: ViewReader, texts: Sequence[str]) -> object:
+    """What texts that are padded to 64 tokens are read with."""
+    return reader.prepare(reader.locate(keys_of_texts(texts)), np.full(len(texts), 64))
+
+
 LAYOUTS = {
-    "dictionaries": (("dictionary", "dictionary", "dictionary"), JoinedTexts),
+    "a dictionary": (("dictionary",), CodedTexts),
+    "a shard of rows": (("dense",), type(None)),
+    "dictionaries": (("dictionary", "dictionary", "dictionary"), CodedTexts),
     "dense": (("dense", "dense", "dense"), CopiedTexts),
     "mixed": (("dense", "dictionary", "dense"), CopiedTexts),
 }
@@ -35,7 +44,8 @@ def test_batches_are_the_same_whatever_the_shards(
     store: FeatureStore, programs: ModuleType, register: Callable[..., None], layout: str
 ) -> None:
     encodings, prepared = LAYOUTS[layout]
-    for part, encoding in zip(PARTS, encodings, strict=True):
+    parts = PARTS if len(encodings) > 1 else [TEXTS]
+    for part, encoding in zip(parts, encodings, strict=True):
         programs.put(store, part, encoding=encoding)
     register("several", TEXTS)
     stream = FeatureStream(store, "several", batch_size=100)
@@ -46,8 +56,51 @@ def test_batches_are_the_same_whatever_the_shards(
                 np.testing.assert_array_equal(matrix[:length], expected, strict=True)
                 assert not matrix[length:].any()
     reader = store.reader(programs.VIEW)
-    assert type(reader.prepare(reader.locate(keys_of_texts(TEXTS)))) is prepared
-    assert reader.prepare(reader.locate(keys_of_texts(PARTS[1]))) is None
+    assert type(_prepare(reader, TEXTS)) is prepared
+
+
+@pytest.mark.parametrize("cells", [1, 1000, 1 << 30])
+@pytest.mark.parametrize("layout", ["a dictionary", "dictionaries"])
+def test_codes_are_the_same_however_many_are_padded_at_once(
+    store: FeatureStore,
+    programs: ModuleType,
+    register: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    layout: str,
+    cells: int,
+) -> None:
+    for part in [TEXTS] if layout == "a dictionary" else PARTS:
+        programs.put(store, part, encoding="dictionary")
+    register("several", TEXTS)
+    stream = FeatureStream(store, "several", config=StreamConfig(batch_tokens=700))
+    expected = list(stream.epoch(0))
+    monkeypatch.setattr(ahead, "_CELLS_AHEAD", cells)
+    for found, batch in zip(stream.epoch(0), expected, strict=True):
+        np.testing.assert_array_equal(found.values, batch.values, strict=True)
+    for found, batch in zip(stream.epoch(0, first_step=2), expected[2:], strict=True):
+        np.testing.assert_array_equal(found.values, batch.values, strict=True)
+
+
+def test_batches_may_be_asked_for_in_any_order(store: FeatureStore, programs: ModuleType) -> None:
+    programs.put(store, TEXTS, encoding="dictionary")
+    reader = store.reader(programs.VIEW)
+    refs = reader.locate(keys_of_texts(TEXTS))
+    prepared = reader.prepare(refs, np.full(len(TEXTS), 64))
+    assert prepared is not None
+    for start in (1400, 0, 700, 50, 0):
+        texts = slice(start, start + 50)
+        found, expected = (np.ones((50, 64, reader.view.dim), reader.dtype) for _ in range(2))
+        prepared.gather_padded(texts, found)
+        reader.gather_padded(refs, expected, texts=texts)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_of_long_texts_no_codes_are_brought_together(
+    store: FeatureStore, programs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_CODES_AHEAD", 100)
+    programs.put(store, TEXTS, encoding="dictionary")
+    assert _prepare(store.reader(programs.VIEW), TEXTS) is None
 
 
 def test_dictionaries_that_are_too_large_are_not_joined(
@@ -67,7 +120,7 @@ def test_dictionaries_that_are_too_large_are_not_joined(
                 expected = programs.matrix_of(TEXTS[row])
                 np.testing.assert_array_equal(matrix[:length], expected, strict=True)
     reader = store.reader(programs.VIEW)
-    assert type(reader.prepare(reader.locate(keys_of_texts(TEXTS)))) is CopiedTexts
+    assert type(_prepare(reader, TEXTS)) is CopiedTexts
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
