@@ -156,19 +156,21 @@ class CodedTexts:
         padded: NDArray[np.int64],
     ) -> None:
         self._rows = rows
-        self._starts = np.zeros(len(padded), np.int64)
-        self._lengths = np.zeros(len(padded), np.int64)
         # Where the cells of each text begin, if all batches lay one after the other.
         self._cells = splits_of_lengths(padded)
         self._ahead = _CellsAhead(np.zeros(0, np.intp), 0, 0)
+        starts, self._lengths = np.zeros((2, len(padded)), np.int64)
         found = []
         first = 0
         for members, codes, lengths in parts:
-            self._starts[members] = splits_of_lengths(lengths)[:-1] + first
+            starts[members] = splits_of_lengths(lengths)[:-1] + first
             self._lengths[members] = lengths
             first += len(codes)
             found.append(codes)
+        self._splits = splits_of_lengths(self._lengths)
         self._codes = found[0] if len(found) == 1 else np.concatenate(found)
+        if not np.array_equal(starts, self._splits[:-1]):
+            self._codes = self._codes.take(expand_ranges(starts, self._lengths))
 
     def gather_padded(self, texts: slice, out: NDArray[Any]) -> None:
         """As `embedcache.store.reader.ViewReader.gather_padded`."""
@@ -185,11 +187,13 @@ class CodedTexts:
         start = texts.start
         enough = self._cells[start] + _CELLS_AHEAD
         stop = max(texts.stop, int(np.searchsorted(self._cells, enough, side="right")) - 1)
-        firsts = self._cells[start:stop] - self._cells[start]
-        lengths = self._lengths[start:stop]
-        cells = np.zeros(self._cells[stop] - self._cells[start], np.intp)
-        codes = self._codes.take(expand_ranges(self._starts[start:stop], lengths))
-        np.put(cells, expand_ranges(firsts, lengths), codes)
+        # Each text's codes and then its padding, which is 0.
+        counts = np.empty((stop - start, 2), np.int64)
+        counts[:, 0] = self._lengths[start:stop]
+        counts[:, 1] = np.diff(self._cells[start : stop + 1]) - counts[:, 0]
+        is_code = np.repeat(np.tile([True, False], stop - start), counts.reshape(-1))
+        cells = np.zeros(len(is_code), np.intp)
+        cells[is_code] = self._codes[self._splits[start] : self._splits[stop]]
         return _CellsAhead(cells, start, stop)
 
 

@@ -27,6 +27,11 @@ class BatchBuffers:
         self._free: deque[mmap.mmap] = deque(maxlen=_KEPT_BUFFERS)
         self._capacity = mmap.PAGESIZE
 
+    def reserve(self, num_bytes: int) -> None:
+        """Make the next memory large enough for batches of so many bytes."""
+        # Pages that are not touched cost nothing.
+        self._capacity = max(self._capacity, num_bytes)
+
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of whatever numbers; the caller's own for as long as anybody refers to it.
 
@@ -45,8 +50,7 @@ class BatchBuffers:
                 break
             if len(memory) >= num_bytes:
                 return memory
-        # As large as any before: pages that are not touched cost nothing.
-        self._capacity = max(self._capacity, num_bytes)
+        self.reserve(num_bytes)
         memory = mmap.mmap(-1, self._capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if self._capacity >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)

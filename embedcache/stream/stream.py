@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -355,26 +356,23 @@ class FeatureStream:
     def _read(self, cut: Cut) -> Iterator[Batch]:
         """The batches of some texts. What is the same work for all is done for all at once."""
         refs, labels = self._refs.take(cut.rows), self._labels_of(cut.rows)
+        sizes = np.diff(cut.splits)
         padded = padded_lengths(np.maximum.reduceat(refs.lengths, cut.splits[:-1]))
-        prepared = self._reader.prepare(refs, np.repeat(padded, np.diff(cut.splits)))
-        lengths = refs.lengths.astype(np.int32)
-        splits, numbers = cut.splits.tolist(), self._numbers
+        self._buffers.reserve(int((padded * sizes).max()) * self.row_bytes)
+        prepared = self._reader.prepare(refs, np.repeat(padded, sizes))
+        lengths, numbers = refs.lengths.astype(np.int32), self._numbers
+        chosen = [slice(*ends) for ends in itertools.pairwise(cut.splits.tolist())]
+        # All at once: between two training steps each of these costs many times as much.
+        parts = [(lengths[each], labels[each], refs.keys[each], cut.rows[each]) for each in chosen]
         dim, dtype = self.dim, self._reader.dtype
-        for first, stop, length in zip(splits, splits[1:], padded.tolist(), strict=False):
-            chosen = slice(first, stop)
-            values = self._buffers.array((stop - first, length, dim), dtype)
+        for texts, length, part in zip(chosen, padded.tolist(), parts, strict=True):
+            values = self._buffers.array((texts.stop - texts.start, length, dim), dtype)
             if prepared is None:
-                self._reader.gather_padded(refs, values, texts=chosen)
+                self._reader.gather_padded(refs, values, texts=texts)
             else:
-                prepared.gather_padded(chosen, values)
-            yield Batch(
-                values,
-                lengths[chosen],
-                labels[chosen],
-                refs.keys[chosen],
-                numbers.gather_padded(refs.take(chosen), length) if numbers else None,
-                cut.rows[chosen],
-            )
+                prepared.gather_padded(texts, values)
+            tokens = numbers.gather_padded(refs.take(texts), length) if numbers else None
+            yield Batch(values, *part[:3], tokens, part[3])
             # Else the memory would not be free before the next batch has some of its own.
             del values
 
