@@ -6,8 +6,8 @@ keeps its memory; nothing is ever written over that can still be seen.
 
 from __future__ import annotations
 
+import ctypes
 import math
-import mmap
 from collections import deque
 from typing import Any
 
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 _KEPT_BUFFERS = 4
 """As many as a training has at once: one that is filled, two read ahead, one computed on."""
-_HUGE_BYTES = 1 << 22
-"""From here on the system is asked for large pages, as NumPy asks for its own arrays."""
+_ALIGNMENT_BYTES = 64
+"""A cache line, and what libraries want that take an array as it is instead of copying it."""
 
 
 class BatchBuffers:
     """Arrays whose memory comes back when they, and all views of them, are gone. Any threads."""
 
     def __init__(self) -> None:
-        self._free: deque[mmap.mmap] = deque(maxlen=_KEPT_BUFFERS)
-        self._capacity = mmap.PAGESIZE
+        self._free: deque[Any] = deque(maxlen=_KEPT_BUFFERS)
+        self._capacity = 0
 
     def reserve(self, num_bytes: int) -> None:
         """Make the next memory large enough for batches of so many bytes."""
@@ -33,16 +33,14 @@ class BatchBuffers:
         self._capacity = max(self._capacity, num_bytes)
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array of whatever numbers; the caller's own for as long as anybody refers to it.
-
-        It begins a page: libraries take such an array as it is instead of copying it.
-        """
+        """An array of whatever numbers; the caller's own for as long as anybody refers to it."""
         memory = self._take(math.prod(shape) * dtype.itemsize)
         loan = _Loan(shape, dtype, memory)
         loan.memory, loan.free = memory, self._free
         return loan.view(np.ndarray)
 
-    def _take(self, num_bytes: int) -> mmap.mmap:
+    def _take(self, num_bytes: int) -> Any:
+        """Aligned memory of so many bytes or more, as an array of ctypes."""
         while True:
             try:
                 memory = self._free.pop()
@@ -51,10 +49,10 @@ class BatchBuffers:
             if len(memory) >= num_bytes:
                 return memory
         self.reserve(num_bytes)
-        memory = mmap.mmap(-1, self._capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if self._capacity >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        return memory
+        block: Any = np.empty(self._capacity + _ALIGNMENT_BYTES, np.uint8)
+        first = -block.ctypes.data % _ALIGNMENT_BYTES
+        # Were it an array of NumPy's, a loan's views would refer to it, and not to the loan.
+        return (ctypes.c_char * self._capacity).from_buffer(block, first)
 
 
 class _Loan(np.ndarray[Any, np.dtype[Any]]):
@@ -67,11 +65,11 @@ class _Loan(np.ndarray[Any, np.dtype[Any]]):
 
     __slots__ = ("free", "memory")
 
-    memory: mmap.mmap
-    free: deque[mmap.mmap]
+    memory: Any
+    free: deque[Any]
 
     def __del__(self) -> None:
         # Of an array that NumPy has made of this one nothing is lent.
-        free: deque[mmap.mmap] | None = getattr(self, "free", None)
+        free: deque[Any] | None = getattr(self, "free", None)
         if free is not None:
             free.append(self.memory)
