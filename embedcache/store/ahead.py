@@ -1,8 +1,8 @@
 """Texts that are about to be read, batch by batch: what is the same work for all, done once.
 
-Where texts lie in several dictionary shards, the dictionaries are joined in memory, each
-distinct row once, and the texts' codes are brought together: a batch is then one pass of
-NumPy's ``take``, as it is of one shard.
+Of a dictionary shard the texts' codes are looked up and padded ahead of their batches. Where
+texts lie in several, the dictionaries are joined in memory before, each distinct row once. Either
+way a batch is one pass of NumPy's ``take``.
 """
 
 from __future__ import annotations
