@@ -52,11 +52,12 @@ def run(scale: Scale, work: Path) -> Report:
         stream = FeatureStream(store, DATASET, batch_size=batch_size, seed=0)
         corpus = read_corpus(store, stream, DATASET)
         experiment = Experiment(stream.dim, len(stream.label_names), stream.dtype)
-        held = list(resident_epoch(stream)(0))
+        resident = resident_epoch(stream)
+        held = list(resident(0))
         experiment.train(iter(held))
         # First, as the others leave threads behind that a training does not have.
         paired = measure_paired(experiment, stream, held, rounds=scale.overhead_rounds)
-        contenders = _trained(experiment, stream, corpus)
+        contenders = _trained(experiment, stream, corpus, resident)
         series = measure(contenders, rounds=scale.overhead_rounds, value=elapsed)
     return Report(
         number="B2",
@@ -99,14 +100,16 @@ def run(scale: Scale, work: Path) -> Report:
     )
 
 
-def _trained(experiment: Experiment, stream: FeatureStream, corpus: Corpus) -> list[Contender]:
+def _trained(
+    experiment: Experiment, stream: FeatureStream, corpus: Corpus, resident: Epoch
+) -> list[Contender]:
     loops: dict[str, Epoch] = {
         OURS: cached_epoch(stream),
         OURS_TENSORFLOW: _tensorflow_epoch(stream),
         RAM: _ram_epoch(corpus),
         GENERATOR: dataset_epoch(_generator_dataset(corpus)),
         PY_DATASET: _py_dataset_epoch(corpus),
-        LIMIT: resident_epoch(stream),
+        LIMIT: resident,
     }
     trained = {
         name: TrainedEpochs(name, experiment, epoch, stream.num_texts)

@@ -44,7 +44,7 @@ def measure_paired(
         rounds: Epochs.
     """
     found = PairedOverheads()
-    # As in `measure`: a collection that looks through all of TensorFlow is in no block then.
+    # As in `measure`: a collection that looks through all of TensorFlow is in no step then.
     gc.collect()
     gc.freeze()
     for number in range(rounds):

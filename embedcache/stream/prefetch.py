@@ -17,9 +17,9 @@ second smooths the long ones."""
 MIN_SHARE = 0.04
 """From which share of the consumer's time on reading is left to the thread. Below, there is less
 to gain than it costs: where a step computes on every core, the thread takes turns with it for
-Python's lock and for the cores. On two of them an epoch of ``kim`` on SST-2, of which reading is
-2 %, took 3 % longer than its steps with the thread, and 2 % without (B2): what was read just
-before a step is still in the caches then."""
+Python's lock and for the cores. On two of them an epoch of ``kim`` on SST-2, of which reading was
+2 %, took 3 % longer than its steps with the thread, and 2 % without: what was read just before a
+step is still in the caches then. By now reading is 1.3 % of it, and adds 1.7 % (B2)."""
 _WINDOW = 8
 """Batches whose reading is timed before it is decided: again and again, as a disk may turn slow."""
 

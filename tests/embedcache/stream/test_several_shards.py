@@ -1,4 +1,4 @@
-"""Texts in several shards: joined or copied, whichever the shards allow, and always the same."""
+"""Texts in one shard or several: coded ahead or copied, as the shards allow; always the same."""
 
 from __future__ import annotations
 
